@@ -1,0 +1,110 @@
+"""Connections to one SQLite file: one a thread, WAL, errors in vfsd's words."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from vfsd.model.errors import AccessDenied, Damaged, NoSpace, Unavailable, VfsdError
+
+BUSY_MS = 30_000  # how long a statement waits for another process's write
+
+
+class SqliteFile:
+    """A SQLite file that several threads and processes use at once.
+
+    `migrations` names the set in index.schema; `version` is the user_version of a current file.
+    """
+
+    def __init__(self, path: str, migrations: str, version: int) -> None:
+        self.path = path
+        self._local = threading.local()
+        self._all: list[sqlite3.Connection] = []
+        self._lock = threading.Lock()
+        with self.errors():
+            os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+            found = self.connection.execute("PRAGMA user_version").fetchone()[0]
+        if found < version:
+            self._migrate(migrations)
+        elif found > version:
+            raise Damaged(f"{path} was written by a newer vfsd (schema {found}, this one knows {version}): update")
+
+    def _migrate(self, name: str) -> None:
+        # Imported when needed: only a new or older file needs it, and it costs every command's start.
+        import sqlite_utils  # noqa: PLC0415
+
+        from vfsd.index import schema  # noqa: PLC0415
+
+        with self.errors(), self._lock:
+            db = sqlite_utils.Database(sqlite3.connect(self.path, timeout=BUSY_MS / 1000))
+            try:
+                getattr(schema, f"{name}_migrations").apply(db)
+            except sqlite3.OperationalError as error:
+                # Another process brought a fresh file up at the same moment: its tables are ours.
+                if "already exists" not in str(error):
+                    raise
+            finally:
+                db.close()
+
+    @property
+    def connection(self) -> sqlite3.Connection:
+        """This thread's connection, in autocommit mode."""
+        found: sqlite3.Connection | None = getattr(self._local, "connection", None)
+        if found is None:
+            found = sqlite3.connect(
+                self.path, timeout=BUSY_MS / 1000, isolation_level=None, check_same_thread=False, cached_statements=256
+            )
+            found.execute("PRAGMA journal_mode = WAL")
+            found.execute("PRAGMA synchronous = NORMAL")
+            found.execute("PRAGMA cache_size = -8192")
+            self._local.connection = found
+            with self._lock:
+                self._all.append(found)
+        return found
+
+    @contextmanager
+    def write(self) -> Iterator[sqlite3.Connection]:
+        """One transaction, committed at the end of the block, rolled back when it raises."""
+        with self.errors():
+            connection = self.connection
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield connection
+                connection.execute("COMMIT")
+            except BaseException:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+                raise
+
+    @contextmanager
+    def errors(self) -> Iterator[None]:
+        """Turn SQLite's and the system's errors into VfsdErrors that name the file."""
+        try:
+            yield
+        except VfsdError:
+            raise
+        except sqlite3.DatabaseError as error:
+            raise _translate(self.path, error) from error
+        except OSError as error:
+            raise AccessDenied(f"{self.path}: {error.strerror}") from error
+
+    def close(self) -> None:
+        """Close every thread's connection. The file may not be used afterwards."""
+        with self._lock:
+            for connection in self._all:
+                connection.close()
+            self._all.clear()
+
+
+def _translate(path: str, error: sqlite3.DatabaseError) -> VfsdError:
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if code == sqlite3.SQLITE_FULL:
+        return NoSpace(f"{path}: the disk is full")
+    if code in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}:
+        return Damaged(f"{path}: {error}: run `vfsd index rebuild`")
+    if code in {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM}:
+        return AccessDenied(f"{path}: {error}")
+    return Unavailable(f"{path}: {error}")

@@ -1,0 +1,186 @@
+"""The index: what this node knows of the store, in SQL. Everything here can be read from the store again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TypeVar
+
+import msgspec
+
+from vfsd.index.connection import SqliteFile
+from vfsd.index.schema import INDEX_VERSION
+from vfsd.model.ids import CommitId
+
+MAX_NODES = 50_000  # cached tree nodes; about 10 KiB each
+T = TypeVar("T")
+BATCH = 500  # rows a transaction, so that nobody waits long for the write lock
+
+
+class PlaceRow(msgspec.Struct, frozen=True, gc=False):
+    """Where a blob lies: see model.entry.Place."""
+
+    id: bytes
+    container: bytes
+    offset: int
+    length: int
+
+
+class CommitRow(msgspec.Struct, frozen=True):
+    """A commit to keep: its id, the commit ids it was made from, and the head of its object."""
+
+    id: CommitId
+    upstream: tuple[CommitId, ...]
+    head: bytes
+
+
+class Index:
+    """The index file at `path`, made when it is not there. Safe from any thread and process."""
+
+    def __init__(self, path: str) -> None:
+        self.file = SqliteFile(path, "index", INDEX_VERSION)
+
+    def close(self) -> None:
+        """Close every connection."""
+        self.file.close()
+
+    # Tree nodes
+
+    def node(self, node_id: bytes) -> bytes | None:
+        """The stored blob of a node, or None."""
+        row = self.file.connection.execute("SELECT stored FROM nodes WHERE id = ?", (node_id,)).fetchone()
+        return row[0] if row else None
+
+    def add_nodes(self, nodes: Sequence[tuple[bytes, bytes]]) -> None:
+        """Keep (id, stored blob) pairs; the oldest go when there are too many."""
+        for part in _batches(nodes):
+            with self.file.write() as db:
+                db.executemany("INSERT OR IGNORE INTO nodes (id, stored) VALUES (?, ?)", part)
+                low, high = db.execute("SELECT min(rowid), max(rowid) FROM nodes").fetchone()
+                if high is not None and high - low > MAX_NODES:
+                    db.execute("DELETE FROM nodes WHERE rowid < ?", (high - MAX_NODES,))
+
+    # Places
+
+    def place(self, blob_id: bytes) -> PlaceRow | None:
+        """Where a blob lies, as far as this node knows."""
+        row = self.file.connection.execute(
+            "SELECT id, container, offset, length FROM places WHERE id = ?", (blob_id,)
+        ).fetchone()
+        return PlaceRow(*row) if row else None
+
+    def add_places(self, rows: Sequence[PlaceRow]) -> None:
+        """Remember where blobs lie; a later place replaces an earlier one."""
+        for part in _batches(rows):
+            with self.file.write() as db:
+                db.executemany(
+                    "INSERT OR REPLACE INTO places (id, container, offset, length) VALUES (?, ?, ?, ?)",
+                    ((row.id, row.container, row.offset, row.length) for row in part),
+                )
+
+    def has_places(self) -> bool:
+        """Whether any blob is known; a fresh index knows none."""
+        return self.file.connection.execute("SELECT 1 FROM places LIMIT 1").fetchone() is not None
+
+    # Commits
+
+    def commit(self, commit: CommitId) -> bytes | None:
+        """The head of a commit object, or None."""
+        row = self.file.connection.execute("SELECT head FROM commits WHERE id = ?", (commit,)).fetchone()
+        return row[0] if row else None
+
+    def is_complete(self, commit: CommitId) -> bool:
+        """Whether the commit and all its ancestors are here."""
+        row = self.file.connection.execute("SELECT complete FROM commits WHERE id = ?", (commit,)).fetchone()
+        return bool(row and row[0])
+
+    def add_commits(self, rows: Sequence[CommitRow], *, complete: bool = False) -> None:
+        """Keep commits with their provenance edges. `complete`: together with what is here, `rows` has every ancestor
+        of each of them; all are marked in one transaction."""
+        with self.file.write() as db:
+            db.executemany(
+                "INSERT INTO commits (id, head, complete) VALUES (?, ?, ?)"
+                " ON CONFLICT (id) DO UPDATE SET complete = max(complete, excluded.complete)",
+                [(row.id, row.head, complete) for row in rows],
+            )
+            db.executemany(
+                "INSERT OR IGNORE INTO provenance (upstream, downstream) VALUES (?, ?)",
+                [(upstream, row.id) for row in rows for upstream in row.upstream],
+            )
+
+    def downstream(self, commit: CommitId) -> list[CommitId]:
+        """Commits that were made from `commit` directly, of those met here."""
+        rows = self.file.connection.execute(
+            "SELECT downstream FROM provenance WHERE upstream = ? ORDER BY downstream", (commit,)
+        )
+        return [CommitId(row[0]) for row in rows]
+
+    # Refs and other small mutable objects
+
+    def refs(self, prefix: str) -> dict[str, tuple[str, bytes]]:
+        """key → (etag, data) of the objects under `prefix` as last read."""
+        rows = self.file.connection.execute(
+            "SELECT key, etag, data FROM refs WHERE key >= ? AND key < ?", (prefix, prefix + "\U0010ffff")
+        )
+        return {key: (etag, data) for key, etag, data in rows}
+
+    def update_refs(self, changed: Iterable[tuple[str, str, bytes]], gone: Iterable[str]) -> None:
+        """Remember (key, etag, data) as read, forget the keys that are gone."""
+        with self.file.write() as db:
+            db.executemany("INSERT OR REPLACE INTO refs (key, etag, data) VALUES (?, ?, ?)", changed)
+            db.executemany("DELETE FROM refs WHERE key = ?", ((key,) for key in gone))
+
+    # Jobs
+
+    def put_job(self, job: str, pipeline: str, created: int, finished: int, record: bytes) -> None:
+        """Write a job's record; its datum results go once it has `finished`."""
+        with self.file.write() as db:
+            db.execute(
+                "INSERT OR REPLACE INTO jobs (id, pipeline, created, finished, record) VALUES (?, ?, ?, ?, ?)",
+                (job, pipeline, created, finished, record),
+            )
+            if finished:
+                db.execute("DELETE FROM job_datums WHERE job = ?", (job,))
+
+    def job(self, job: str) -> bytes | None:
+        """A job's record."""
+        row = self.file.connection.execute("SELECT record FROM jobs WHERE id = ?", (job,)).fetchone()
+        return row[0] if row else None
+
+    def jobs(self, pipeline: str | None = None, *, in_flight: bool = False) -> list[bytes]:
+        """Job records, newest first."""
+        where, values = ["1"], []
+        if pipeline is not None:
+            where.append("pipeline = ?")
+            values.append(pipeline)
+        if in_flight:
+            where.append("finished = 0")
+        rows = self.file.connection.execute(
+            f"SELECT record FROM jobs WHERE {' AND '.join(where)} ORDER BY created DESC, id", values
+        )
+        return [row[0] for row in rows]
+
+    def forget_jobs(self, pipeline: str) -> None:
+        """Remove a pipeline's jobs."""
+        with self.file.write() as db:
+            db.execute("DELETE FROM job_datums WHERE job IN (SELECT id FROM jobs WHERE pipeline = ?)", (pipeline,))
+            db.execute("DELETE FROM jobs WHERE pipeline = ?", (pipeline,))
+
+    def add_datum_results(self, job: str, results: Sequence[tuple[str, bytes]]) -> None:
+        """Remember (datum id, result) of datums that ended."""
+        for part in _batches(results):
+            with self.file.write() as db:
+                db.executemany(
+                    "INSERT OR REPLACE INTO job_datums (job, datum, result) VALUES (?, ?, ?)",
+                    ((job, datum, result) for datum, result in part),
+                )
+
+    def datum_results(self, job: str) -> Iterator[tuple[str, bytes]]:
+        """(datum id, result) of a job in flight, in order of ids, streamed."""
+        yield from self.file.connection.execute(
+            "SELECT datum, result FROM job_datums WHERE job = ? ORDER BY datum", (job,)
+        )
+
+
+def _batches(rows: Sequence[T]) -> Iterator[Sequence[T]]:
+    for start in range(0, len(rows), BATCH):
+        yield rows[start : start + BATCH]

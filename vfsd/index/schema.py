@@ -1,0 +1,112 @@
+"""The schema, column by column, and the numbered migrations that bring an older file up to it.
+
+Conventions: ids are raw bytes (BLOB) unless said otherwise; times are nanoseconds since 1970; sizes are bytes.
+"""
+
+from __future__ import annotations
+
+import sqlite_utils
+from sqlite_utils.migrations import Migrations
+
+index_migrations = Migrations("vfsd.index")
+journal_migrations = Migrations("vfsd.journal")
+
+INDEX_VERSION = 1  # PRAGMA user_version of a file that has seen every migration below
+JOURNAL_VERSION = 1
+
+
+@index_migrations(name="0001_first")
+def _index_first(db: sqlite_utils.Database) -> None:
+    for statement in _INDEX_1:
+        db.execute(statement)
+
+
+@journal_migrations(name="0001_first")
+def _journal_first(db: sqlite_utils.Database) -> None:
+    for statement in _JOURNAL_1:
+        db.execute(statement)
+
+
+_INDEX_1 = (
+    """
+    CREATE TABLE nodes (        -- tree nodes read or written here; any row may go, oldest rowid first
+        id      BLOB NOT NULL UNIQUE,   -- NodeId, 32 bytes
+        stored  BLOB NOT NULL           -- the framed blob as it lies in the store; verified before it came here
+    )""",
+    """
+    CREATE TABLE places (       -- where blobs lie that this node stored or met: found again instead of stored again
+        id        BLOB PRIMARY KEY,     -- ChunkId or NodeId, 32 bytes
+        container BLOB NOT NULL,        -- PackId (16 bytes) or commit id (32 bytes)
+        offset    INTEGER NOT NULL,     -- of the blob's frame in the container
+        length    INTEGER NOT NULL      -- of the blob's frame
+    ) WITHOUT ROWID""",
+    """
+    CREATE TABLE commits (      -- commits met
+        id       TEXT PRIMARY KEY,      -- 64 hex digits
+        head     BLOB NOT NULL,         -- the commit object without its blobs; see repo/commit_object.py
+        complete INTEGER NOT NULL       -- 1: all its ancestors are here and complete too; 0: not known
+    ) WITHOUT ROWID""",
+    """
+    CREATE TABLE provenance (   -- one row an edge: downstream was made from upstream
+        upstream   TEXT NOT NULL,       -- commit id
+        downstream TEXT NOT NULL,       -- commit id
+        PRIMARY KEY (upstream, downstream)
+    ) WITHOUT ROWID""",
+    """
+    CREATE TABLE refs (         -- small mutable objects as last read, so that a poll re-reads only what changed
+        key   TEXT PRIMARY KEY,         -- the object's key in the store
+        etag  TEXT NOT NULL,
+        data  BLOB NOT NULL
+    ) WITHOUT ROWID""",
+    """
+    CREATE TABLE jobs (         -- jobs that this node runs or ran; the store has the finished ones too
+        id       TEXT PRIMARY KEY,      -- 32 hex digits
+        pipeline TEXT NOT NULL,
+        created  INTEGER NOT NULL,
+        finished INTEGER NOT NULL,      -- 0 while it is in flight
+        record   BLOB NOT NULL          -- canonical JSON of model.job.Job
+    ) WITHOUT ROWID""",
+    "CREATE INDEX jobs_by_pipeline ON jobs (pipeline, created)",
+    """
+    CREATE TABLE job_datums (   -- datums of jobs in flight that ended, so that a restart does not run them again
+        job    TEXT NOT NULL,
+        datum  TEXT NOT NULL,           -- 64 hex digits
+        result BLOB NOT NULL,           -- msgpack; see pipeline/ledger.py
+        PRIMARY KEY (job, datum)
+    ) WITHOUT ROWID""",
+    """
+    CREATE TABLE segments (     -- files of the chunk cache
+        id      INTEGER PRIMARY KEY,    -- also the file's name, and its age
+        size    INTEGER NOT NULL        -- bytes in it; 0 while its writer is still filling it
+    )""",
+    """
+    CREATE TABLE blocks (       -- chunks in the cache
+        id      BLOB PRIMARY KEY,       -- ChunkId
+        segment INTEGER NOT NULL,       -- segments.id
+        offset  INTEGER NOT NULL,
+        length  INTEGER NOT NULL,
+        check64 INTEGER NOT NULL        -- xxh3-64 of the bytes, as a signed 64-bit number
+    ) WITHOUT ROWID""",
+    "CREATE INDEX blocks_by_segment ON blocks (segment)",
+    f"PRAGMA user_version = {INDEX_VERSION}",
+)
+
+_JOURNAL_1 = (
+    """
+    CREATE TABLE branches (     -- branches with a mutable head on this node
+        id      INTEGER PRIMARY KEY,
+        repo    TEXT NOT NULL,
+        branch  TEXT NOT NULL,
+        base    TEXT NOT NULL,          -- commit id that the journal's records apply to; empty: no commit yet
+        held    TEXT NOT NULL DEFAULT '',  -- message of the open transaction with a leading 't'; empty: none
+        UNIQUE (repo, branch)
+    )""",
+    """
+    CREATE TABLE journal (      -- acknowledged changes that are in no commit yet, in order
+        seq     INTEGER PRIMARY KEY,    -- never used twice
+        branch  INTEGER NOT NULL,       -- branches.id
+        record  BLOB NOT NULL           -- msgpack; see worktree/records.py
+    )""",
+    "CREATE INDEX journal_by_branch ON journal (branch, seq)",
+    f"PRAGMA user_version = {JOURNAL_VERSION}",
+)

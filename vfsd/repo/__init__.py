@@ -1,0 +1,1 @@
+"""Versions: chunks, packs, trees, commits, refs, diff and merge over an object store. `repository` is the way in."""

@@ -1,0 +1,206 @@
+"""Cuts bytes into chunks by content, from nothing or around the edits of an older version.
+
+FastCDC: Xia et al., "The Design of Fast Content-Defined Chunking for Data Deduplication Based Storage Systems", IEEE
+TPDS 2020, as the native library pyfastcdc has it, normalisation 1, default gear table, sizes from the store's format.
+A cut depends only on the bytes since the cut before it, so cutting again from any old cut gives what cutting the whole
+file gives: an edited file's chunks are a function of its bytes, not of its history.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+from pyfastcdc import FastCDC
+
+from vfsd.model.commit import StoreFormat
+from vfsd.model.entry import EMPTY_FILE, Chunk, Place, Ref
+from vfsd.model.ids import ChunkId, hash_bytes
+from vfsd.model.node import ChunkInner, ChunkLeaf
+from vfsd.repo.chunklist import ChunkListBuilder, Content
+from vfsd.repo.directory import NodeSink
+from vfsd.repo.nodes import NodeSource
+
+NOTHING = Content(0, EMPTY_FILE)
+
+
+class BlobSink(NodeSink, Protocol):
+    """Who stores new chunks and nodes."""
+
+    def add_chunk(self, chunk: ChunkId, data: bytes | memoryview) -> Place:
+        """Store a chunk, unless it is stored already; `data` is taken over before the call returns."""
+        ...
+
+
+class Reader(Protocol):
+    """A file's bytes, wherever they are."""
+
+    def __call__(self, offset: int, size: int) -> bytes:
+        """Up to `size` bytes from `offset`; fewer only at the end."""
+        ...
+
+
+class Chunker:
+    """Cuts with the sizes of one store."""
+
+    def __init__(self, store_format: StoreFormat) -> None:
+        self._min = store_format.chunk_min
+        self._avg = store_format.chunk_avg
+        self._max = store_format.chunk_max
+
+    def cut_bytes(self, data: bytes, sink: BlobSink, nodes: NodeSource) -> Content:
+        """The content of a file whose bytes are all at hand."""
+        if not data:
+            return NOTHING
+        builder = ChunkListBuilder(sink)
+        if len(data) <= self._min:
+            builder.add(_store(sink, data))
+        else:
+            for piece in self._fastcdc().cut_buf(data):
+                builder.add(_store(sink, piece.data))
+        return builder.finish(nodes)
+
+    def cut_reader(self, read: Reader, size: int, sink: BlobSink, nodes: NodeSource) -> Content:
+        """The content of a file of `size` bytes, read in order; memory stays at a few chunks."""
+        if size <= self._min:
+            return self.cut_bytes(read(0, size) if size else b"", sink, nodes)
+        builder = ChunkListBuilder(sink)
+        for _, chunk in self._stream(read, 0, size, sink):
+            builder.add(chunk)
+        return builder.finish(nodes)
+
+    def recut(
+        self, base: Content, dirty: Sequence[tuple[int, int]], read: Reader, size: int, sink: BlobSink,
+        nodes: NodeSource,
+    ) -> Content:
+        """The content of a file that was `base` and is now `size` bytes with `dirty` ranges (start, end) written anew:
+        sorted, not overlapping. `read` gives the new bytes; only those in and around the dirty ranges are read."""
+        if not base.size or size <= self._min:
+            return self.cut_reader(read, size, sink, nodes)
+        ranges = list(dirty)
+        if size != base.size:
+            # The old last chunk may have ended only because the file did.
+            edge = min(size, base.size)
+            ranges = [(start, min(end, edge)) for start, end in ranges if start < edge]
+            ranges.append((edge - 1, max(size, base.size)))
+        builder = ChunkListBuilder(sink)
+        _Recut(self, base, _joined(ranges), read, size, sink, nodes, builder).run()
+        return builder.finish(nodes)
+
+    def _stream(self, read: Reader, start: int, size: int, sink: BlobSink) -> Iterator[tuple[int, Chunk]]:
+        """(end, chunk) from `start` to the end of the file."""
+        end = start
+        for piece in self._fastcdc().cut_stream(_Stream(read, start, size)):
+            end += len(piece.data)
+            yield end, _store(sink, piece.data)
+
+    def _fastcdc(self) -> FastCDC:
+        return FastCDC(self._avg, min_size=self._min, max_size=self._max)
+
+
+class _Recut:
+    """One run of `Chunker.recut`: walks the old list, takes what is clean, cuts again what is not."""
+
+    def __init__(
+        self, chunker: Chunker, base: Content, dirty: list[tuple[int, int]], read: Reader, size: int, sink: BlobSink,
+        nodes: NodeSource, builder: ChunkListBuilder,
+    ) -> None:
+        self._chunker = chunker
+        self._base = base
+        self._dirty = dirty
+        self._read = read
+        self._size = size
+        self._sink = sink
+        self._nodes = nodes
+        self._builder = builder
+        self._done = 0  # bytes of the new file that the builder has
+        self._stream: Iterator[tuple[int, Chunk]] | None = None
+
+    def run(self) -> None:
+        if self._base.node is not None:
+            self._walk(self._base.node, 0, final=True)
+        else:
+            start = 0
+            for chunk in self._base.chunks:
+                self._old_chunk(chunk, start)
+                start += chunk.size
+        if self._done < self._size:
+            self._cut_until(self._size)
+
+    def _walk(self, ref: Ref, start: int, *, final: bool) -> None:
+        node = self._nodes.get(ref)
+        if isinstance(node, ChunkLeaf):
+            for chunk in node.items:
+                self._old_chunk(chunk, start)
+                start += chunk.size
+        elif isinstance(node, ChunkInner):
+            for child in node.items:
+                last = final and child is node.items[-1]
+                if last or not self._take(child, start, node.level - 1):
+                    self._walk(child, start, final=last)
+                start += child.size
+
+    def _take(self, ref: Ref, start: int, level: int) -> bool:
+        """Take a whole old node over, when that gives what cutting would give."""
+        if self._done != start or self._is_dirty(start, start + ref.size) or not self._builder.takes_node(level):
+            return False
+        self._builder.add_node(ref, level, self._last_chunk(ref))
+        self._done += ref.size
+        return True
+
+    def _last_chunk(self, ref: Ref) -> bytes:
+        node = self._nodes.get(ref)
+        while isinstance(node, ChunkInner):
+            node = self._nodes.get(node.items[-1])
+        return node.items[-1].id if isinstance(node, ChunkLeaf) else b""
+
+    def _old_chunk(self, chunk: Chunk, start: int) -> None:
+        end = start + chunk.size
+        if self._done == start and not self._is_dirty(start, end):
+            self._stream = None
+            self._builder.add(chunk)
+            self._done = end
+        elif self._done < end:
+            self._cut_until(min(end, self._size))
+
+    def _cut_until(self, end: int) -> None:
+        """Cut the new bytes until a cut lies at or behind `end`."""
+        if self._stream is None:
+            self._stream = self._chunker._stream(self._read, self._done, self._size, self._sink)
+        while self._done < end:
+            self._done, chunk = next(self._stream)
+            self._builder.add(chunk)
+
+    def _is_dirty(self, start: int, end: int) -> bool:
+        while self._dirty and self._dirty[0][1] <= start:
+            self._dirty.pop(0)
+        return bool(self._dirty) and self._dirty[0][0] < end
+
+
+class _Stream:
+    """A Reader as the file object that pyfastcdc reads from."""
+
+    def __init__(self, read: Reader, start: int, size: int) -> None:
+        self._read = read
+        self._at = start
+        self._size = size
+
+    def read(self, count: int) -> bytes:
+        data = self._read(self._at, min(count, self._size - self._at)) if self._at < self._size else b""
+        self._at += len(data)
+        return data
+
+
+def _store(sink: BlobSink, data: bytes | memoryview) -> Chunk:
+    chunk = ChunkId(hash_bytes(data))
+    return Chunk(chunk, len(data), sink.add_chunk(chunk, data))
+
+
+def _joined(ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    joined: list[tuple[int, int]] = []
+    for start, end in sorted(ranges):
+        if joined and start <= joined[-1][1]:
+            joined[-1] = (joined[-1][0], max(end, joined[-1][1]))
+        else:
+            joined.append((start, end))
+    return joined

@@ -1,0 +1,127 @@
+"""Commits by id: read once, kept in the index; history along parents; which commits were made from which."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+from vfsd.index.index import CommitRow, Index, PlaceRow
+from vfsd.model.errors import NotFound
+from vfsd.model.ids import CommitId
+from vfsd.repo.commit_object import CommitObject, parse, parse_head
+from vfsd.repo.pack import NODE
+from vfsd.store.api import ObjectStore
+
+PARALLEL = 16  # commit objects read at once
+
+
+def commit_key(commit: str) -> str:
+    """Key of a commit object; also a listing's prefix, for the beginning of an id."""
+    return f"commits/{commit}"
+
+
+class Commits:
+    """Commit objects of one store; blocks, safe from any thread."""
+
+    def __init__(self, store: ObjectStore, index: Index) -> None:
+        self._store = store
+        self._index = index
+
+    def cached(self, commit: CommitId) -> CommitObject | None:
+        """The commit when the index has it."""
+        head = self._index.commit(commit)
+        return None if head is None else parse_head(head, commit)
+
+    def get(self, commit: CommitId) -> CommitObject:
+        """The commit; NotFound."""
+        return self.cached(commit) or self._load(commit)
+
+    def _load(self, commit: CommitId) -> CommitObject:
+        try:
+            data, _ = self._store.get(commit_key(commit))
+        except NotFound:
+            raise NotFound(f"there is no commit {commit} in {self._store.url}") from None
+        found, head = parse(data, commit)
+        # The small trees that came along are read next, most likely.
+        raw = bytes.fromhex(commit)
+        blobs = found.hints.blobs
+        self._index.add_places([PlaceRow(blob.id, raw, blob.offset, blob.length) for blob in blobs])
+        self.keep(found, head)
+        return found
+
+    def keep(self, commit: CommitObject, head: bytes) -> None:
+        """Let the index know a commit; it is complete when its parents are."""
+        complete = all(self._index.is_complete(parent) for parent in commit.header.parents)
+        self._index.add_commits([_row(commit, head)], complete=complete)
+
+    def with_prefix(self, prefix: str, limit: int) -> list[CommitId]:
+        """Up to `limit` ids that begin with `prefix`: one listing."""
+        found = []
+        for stat in self._store.list(commit_key(prefix)):
+            found.append(CommitId(stat.key.removeprefix("commits/")))
+            if len(found) == limit:
+                break
+        return found
+
+    def log(self, start: CommitId) -> Iterator[CommitObject]:
+        """`start` and its ancestors along first parents, newest first; what is not cached is read 64 at a time."""
+        current: CommitId | None = start
+        while current is not None:
+            commit = self.get(current)
+            yield commit
+            parents = commit.header.parents
+            current = parents[0] if parents else None
+            if current is not None and self._index.commit(current) is None:
+                self._load_all(commit.ancestors)
+
+    def back(self, start: CommitId, steps: int) -> CommitObject:
+        """The commit `steps` before `start` along first parents, 64 a read; NotFound past the root."""
+        commit = self.get(start)
+        left = steps
+        while left:
+            ancestors = commit.ancestors
+            if not ancestors:
+                raise NotFound(f"commit {start[:12]} has only {steps - left} ancestors, not {steps}")
+            hop = min(left, len(ancestors))
+            commit = self.get(ancestors[hop - 1])
+            left -= hop
+        return commit
+
+    def sync(self, heads: Iterable[CommitId]) -> int:
+        """Bring every ancestor of `heads` into the index, at the cost of the new ones; how many were new."""
+        new: dict[CommitId, CommitObject] = {}
+        queue = deque(head for head in heads if not self._index.is_complete(head))
+        while queue:
+            wave = [commit for commit in dict.fromkeys(queue) if commit not in new]
+            queue.clear()
+            for commit in self._load_all(wave):
+                new[commit.id] = commit
+                queue.extend(
+                    parent
+                    for parent in (*commit.header.parents, *commit.ancestors)
+                    if parent not in new and not self._index.is_complete(parent)
+                )
+        rows = []
+        for commit in new.values():
+            head = self._index.commit(commit.id)
+            assert head is not None
+            rows.append(_row(commit, head))
+        if rows:
+            self._index.add_commits(rows, complete=True)
+        return len(rows)
+
+    def _load_all(self, wanted: list[CommitId]) -> list[CommitObject]:
+        if len(wanted) < 2:
+            return [self.get(commit) for commit in wanted]
+        with ThreadPoolExecutor(PARALLEL, thread_name_prefix="vfsd-log") as pool:
+            return list(pool.map(self.get, wanted))
+
+
+def _row(commit: CommitObject, head: bytes) -> CommitRow:
+    return CommitRow(commit.id, tuple(edge.commit for edge in commit.header.provenance), head)
+
+
+def node_blobs(commit: CommitObject) -> Iterator[bytes]:
+    """Ids of the tree nodes that a commit object carries."""
+    return (blob.id for blob in commit.hints.blobs if blob.kind == NODE)

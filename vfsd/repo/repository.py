@@ -1,0 +1,208 @@
+"""The version store as one object: an object store and this node's index of it. Blocks; safe from any thread."""
+
+from __future__ import annotations
+
+import random
+import secrets
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import msgspec
+
+from vfsd.index.index import Index
+from vfsd.model.commit import (
+    ANCESTORS,
+    Commit,
+    Provenance,
+    RootAttributes,
+    StoreFormat,
+    commit_id_of,
+    decode,
+    encode,
+)
+from vfsd.model.entry import Entry, directory, same
+from vfsd.model.errors import AlreadyExists, Conflict, Damaged, NotFound
+from vfsd.model.ids import CommitId, GlobalId, JobId
+from vfsd.model.location import Location
+from vfsd.model.rev import HEAD
+from vfsd.repo.chunker import Chunker
+from vfsd.repo.commit_object import CommitObject, build, parse_head
+from vfsd.repo.commits import Commits, commit_key
+from vfsd.repo.nodes import InlineNodes, Nodes
+from vfsd.repo.refs import Head, Refs
+from vfsd.repo.resolve import resolve
+from vfsd.repo.writer import BlobWriter
+from vfsd.store.api import ObjectStore
+from vfsd.store.probe import probe_conditional_writes
+
+FORMAT_KEY = "format"
+COMMIT_TRIES = 64  # lost races before a commit gives up; each waits longer
+Build = Callable[[Entry, BlobWriter], Entry]
+
+
+class Committed(msgspec.Struct, frozen=True):
+    """A commit that was made, and the branch head that stands at it."""
+
+    commit: CommitObject
+    head: Head
+
+
+def now_ns() -> int:
+    """The time that commits are stamped with: ns since 1970."""
+    return time.time_ns()
+
+
+def new_global_id() -> GlobalId:
+    """A fresh global id."""
+    return GlobalId(secrets.token_hex(16))
+
+
+def init_store(store: ObjectStore) -> StoreFormat:
+    """Make `store` a vfsd store; AlreadyExists when it is one. Finds out whether several nodes may share it."""
+    try:
+        store.get(FORMAT_KEY)
+    except NotFound:
+        pass
+    else:
+        raise AlreadyExists(f"{store.url} is a vfsd store already")
+    probe = probe_conditional_writes(store)
+    value = StoreFormat(id=secrets.token_hex(16), created=now_ns(), shared=probe.shared)
+    try:
+        store.put_if_absent(FORMAT_KEY, encode(value))
+    except Conflict:
+        raise AlreadyExists(f"{store.url} was made a vfsd store by somebody else just now") from None
+    return value
+
+
+def read_format(store: ObjectStore) -> StoreFormat:
+    """The store's format; NotFound when it is not a vfsd store, Damaged when this vfsd cannot read it."""
+    try:
+        data, _ = store.get(FORMAT_KEY)
+    except NotFound:
+        raise NotFound(f"{store.url} is not a vfsd store: `vfsd init` makes it one") from None
+    value = decode(data, StoreFormat, f"{store.url}/{FORMAT_KEY}")
+    if value.vfsd != 1:
+        raise Damaged(f"{store.url} has format {value.vfsd}, this vfsd knows format 1: update vfsd")
+    return value
+
+
+class Repository:
+    """Repos, branches, commits and trees of one store."""
+
+    def __init__(self, store: ObjectStore, index: Index, store_format: StoreFormat) -> None:
+        self.store = store
+        self.index = index
+        self.format = store_format
+        self.nodes = Nodes(store, index)
+        self.inline = InlineNodes(self.nodes)
+        self.refs = Refs(store)
+        self.commits = Commits(store, index)
+        self.chunker = Chunker(store_format)
+
+    def close(self) -> None:
+        """Give back what the store and the index hold."""
+        self.index.close()
+        self.store.close()
+
+    def writer(self) -> BlobWriter:
+        """A writer for new blobs; close it when done."""
+        return BlobWriter(self.store, self.index, self.nodes)
+
+    def resolve(self, where: Location) -> CommitObject | None:
+        """The commit that a location is in; None on a branch without commits."""
+        return resolve(self.refs, self.commits, where.repo, where.branch, where.rev or HEAD)
+
+    def root(self, where: Location) -> Entry:
+        """The root directory of the commit that a location is in; an empty one before the first commit."""
+        commit = self.resolve(where)
+        return directory(b"", None) if commit is None else commit.root
+
+    def commit(
+        self,
+        repo: str,
+        branch: str,
+        change: Build,
+        *,
+        writer: BlobWriter,
+        message: str,
+        author: str,
+        global_id: GlobalId | None = None,
+        provenance: Sequence[Provenance] = (),
+        pipeline: str = "",
+        job: JobId | None = None,
+        head: Head | None = None,
+        allow_same: bool = False,
+    ) -> Committed | None:
+        """Make one commit of what `change` makes of the head's root; None when that changes nothing.
+
+        `change(root, writer)` is called again on the new head whenever another writer was faster. `head`: the branch
+        as last seen, to save reading it. Durable, and visible to all, when this returns. NotFound, Conflict.
+        """
+        gid = global_id or new_global_id()
+        for attempt in range(COMMIT_TRIES):
+            current = head or self.refs.head(repo, branch)
+            head = None
+            parent = None if current.commit is None else self.commits.get(current.commit)
+            old_root = directory(b"", None) if parent is None else parent.root
+            root = change(old_root, writer)
+            if not allow_same and same(root, old_root):
+                return None
+            header = _header(repo, branch, root, parent, message, author, gid, provenance, pipeline, job)
+            try:
+                return self._store_commit(header, root, parent, current, writer)
+            except Conflict:
+                time.sleep(random.uniform(0, min(2.0, 0.005 * 2**attempt)))
+        raise Conflict(f"{repo}/{branch}: other writers were faster {COMMIT_TRIES} times: try again")
+
+    def _store_commit(
+        self, header: Commit, root: Entry, parent: CommitObject | None, current: Head, writer: BlobWriter
+    ) -> Committed:
+        """Blobs, commit object and global record first, the ref last: a crash leaves garbage, never a broken branch."""
+        encoded = encode(header)
+        commit = commit_id_of(encoded)
+        ancestors: list[CommitId] = []
+        if parent is not None:
+            ancestors = [parent.id, *parent.ancestors][:ANCESTORS]
+        pending = writer.embeddable()
+        place = None if root.node is None else root.node.place
+        data, head_bytes, frames = build(encoded, place, ancestors, pending or ())
+        with ThreadPoolExecutor(1, thread_name_prefix="vfsd-commit") as pool:
+            record = pool.submit(
+                self.refs.record_global, header.global_id, header.repo, header.branch, commit, header.time
+            )
+            self.store.put(commit_key(commit), data)
+            record.result()
+        moved = self.refs.move(current, commit, header.time)
+        if pending:
+            writer.embedded(frames)
+        made = parse_head(head_bytes, commit)
+        self.commits.keep(made, head_bytes)
+        return Committed(made, moved)
+
+
+def _header(
+    repo: str, branch: str, root: Entry, parent: CommitObject | None, message: str, author: str, gid: GlobalId,
+    provenance: Sequence[Provenance], pipeline: str, job: JobId | None,
+) -> Commit:
+    stamp = now_ns()
+    if parent is not None:
+        stamp = max(stamp, parent.header.time + 1)
+    node = root.node
+    return Commit(
+        repo=repo,
+        branch=branch,
+        tree="" if node is None else node.id.hex(),
+        digest=root.digest.hex(),
+        root=RootAttributes(root.mode, root.uid, root.gid, root.mtime),
+        files=0 if node is None else node.count,
+        size=root.size,
+        parents=() if parent is None else (parent.id,),
+        author=author,
+        time=stamp,
+        message=message,
+        global_id=gid,
+        provenance=tuple(provenance),
+        pipeline=pipeline,
+        job=job,
+    )
