@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import os
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 import msgspec
 
 from vfsd.index.connection import SqliteFile
 from vfsd.index.schema import INDEX_VERSION
+from vfsd.model.errors import AccessDenied
 from vfsd.model.ids import CommitId
 
 MAX_NODES = 50_000  # cached tree nodes; about 10 KiB each
@@ -33,6 +36,40 @@ class CommitRow(msgspec.Struct, frozen=True):
     head: bytes
 
 
+class BlockRow(msgspec.Struct, frozen=True, gc=False):
+    """Where a chunk lies in this node's cache: see index.schema, table blocks."""
+
+    id: bytes
+    segment: int
+    offset: int
+    length: int
+    check64: int
+
+
+class SegmentRow(msgspec.Struct, frozen=True, gc=False):
+    """A file of the chunk cache: id, size in bytes, when it was last used (ns)."""
+
+    id: int
+    size: int
+    used: int
+
+
+def set_aside(path: str) -> str | None:
+    """Move an index file that cannot be used out of the way, its journal files too; where it is now, None when there
+    is none. No process may have it open. AccessDenied."""
+    aside = f"{path}.aside-{time.time_ns()}"
+    try:
+        for suffix in ("-wal", "-shm", ""):  # the main file last: without its log nobody takes it for whole
+            try:
+                os.rename(path + suffix, aside + suffix)
+            except FileNotFoundError:
+                if not suffix:
+                    return None
+    except OSError as error:
+        raise AccessDenied(f"{path} cannot be moved aside: {error.strerror}") from error
+    return aside
+
+
 class Index:
     """The index file at `path`, made when it is not there. Safe from any thread and process."""
 
@@ -42,6 +79,12 @@ class Index:
     def close(self) -> None:
         """Close every connection."""
         self.file.close()
+
+    def clear(self) -> None:
+        """Forget what the store told. What is this node's own stays: jobs and the chunk cache."""
+        with self.file.write() as db:
+            for table in ("nodes", "places", "commits", "provenance", "refs"):
+                db.execute(f"DELETE FROM {table}")
 
     # Tree nodes
 
@@ -107,6 +150,12 @@ class Index:
                 [(upstream, row.id) for row in rows for upstream in row.upstream],
             )
 
+    def mark_complete(self, commits: Sequence[CommitId]) -> None:
+        """Say of commits that are here that all their ancestors are too."""
+        for part in _batches(commits):
+            with self.file.write() as db:
+                db.executemany("UPDATE commits SET complete = 1 WHERE id = ?", ((commit,) for commit in part))
+
     def downstream(self, commit: CommitId) -> list[CommitId]:
         """Commits that were made from `commit` directly, of those met here."""
         rows = self.file.connection.execute(
@@ -118,16 +167,76 @@ class Index:
 
     def refs(self, prefix: str) -> dict[str, tuple[str, bytes]]:
         """key → (etag, data) of the objects under `prefix` as last read."""
-        rows = self.file.connection.execute(
-            "SELECT key, etag, data FROM refs WHERE key >= ? AND key < ?", (prefix, prefix + "\U0010ffff")
-        )
-        return {key: (etag, data) for key, etag, data in rows}
+        with self.file.errors():
+            rows = self.file.connection.execute(
+                "SELECT key, etag, data FROM refs WHERE key >= ? AND key < ?", (prefix, prefix + "\U0010ffff")
+            )
+            return {key: (etag, data) for key, etag, data in rows}
 
     def update_refs(self, changed: Iterable[tuple[str, str, bytes]], gone: Iterable[str]) -> None:
         """Remember (key, etag, data) as read, forget the keys that are gone."""
         with self.file.write() as db:
             db.executemany("INSERT OR REPLACE INTO refs (key, etag, data) VALUES (?, ?, ?)", changed)
             db.executemany("DELETE FROM refs WHERE key = ?", ((key,) for key in gone))
+
+    # The chunk cache
+
+    def block(self, chunk: bytes) -> BlockRow | None:
+        """Where the cache has a chunk."""
+        with self.file.errors():
+            row = self.file.connection.execute(
+                "SELECT id, segment, offset, length, check64 FROM blocks WHERE id = ?", (chunk,)
+            ).fetchone()
+        return BlockRow(*row) if row else None
+
+    def segments(self) -> list[SegmentRow]:
+        """All segments, the least recently used first."""
+        with self.file.errors():
+            rows = self.file.connection.execute("SELECT id, size, used FROM segments ORDER BY used, id").fetchall()
+        return [SegmentRow(*row) for row in rows]
+
+    def has_segment(self, segment: int) -> bool:
+        """Whether a segment has a row."""
+        with self.file.errors():
+            rows = self.file.connection.execute("SELECT 1 FROM segments WHERE id = ?", (segment,))
+            return rows.fetchone() is not None
+
+    def has_blocks(self, segment: int) -> bool:
+        """Whether any chunk is known to lie in a segment."""
+        with self.file.errors():
+            rows = self.file.connection.execute("SELECT 1 FROM blocks WHERE segment = ? LIMIT 1", (segment,))
+            return rows.fetchone() is not None
+
+    def add_segment(self, row: SegmentRow) -> None:
+        """Remember a new segment."""
+        with self.file.write() as db:
+            db.execute("INSERT INTO segments (id, size, used) VALUES (?, ?, ?)", (row.id, row.size, row.used))
+
+    def add_blocks(self, rows: Sequence[BlockRow], sizes: Mapping[int, int], used: Iterable[int], now: int) -> None:
+        """Remember chunks in the cache, what size segments have, and which were used until `now` (ns). What names a
+        segment that was dropped is left out. One transaction, so `rows` should be some hundreds at most."""
+        with self.file.write() as db:
+            db.executemany(
+                "INSERT OR REPLACE INTO blocks (id, segment, offset, length, check64) SELECT ?1, ?2, ?3, ?4, ?5"
+                " WHERE EXISTS (SELECT 1 FROM segments WHERE id = ?2)",
+                ((row.id, row.segment, row.offset, row.length, row.check64) for row in rows),
+            )
+            db.executemany("UPDATE segments SET size = ? WHERE id = ?", ((size, id_) for id_, size in sizes.items()))
+            db.executemany("UPDATE segments SET used = ? WHERE id = ?", ((now, id_) for id_ in used))
+
+    def drop_block(self, row: BlockRow) -> None:
+        """Forget a chunk, unless it lies elsewhere by now."""
+        with self.file.write() as db:
+            db.execute(
+                "DELETE FROM blocks WHERE id = ? AND segment = ? AND offset = ?", (row.id, row.segment, row.offset)
+            )
+
+    def drop_segments(self, segments: Sequence[int]) -> None:
+        """Forget segments and the chunks in them."""
+        for segment in segments:
+            with self.file.write() as db:
+                db.execute("DELETE FROM blocks WHERE segment = ?", (segment,))
+                db.execute("DELETE FROM segments WHERE id = ?", (segment,))
 
     # Jobs
 

@@ -75,17 +75,18 @@ _INDEX_1 = (
         PRIMARY KEY (job, datum)
     ) WITHOUT ROWID""",
     """
-    CREATE TABLE segments (     -- files of the chunk cache
-        id      INTEGER PRIMARY KEY,    -- also the file's name, and its age
-        size    INTEGER NOT NULL        -- bytes in it; 0 while its writer is still filling it
+    CREATE TABLE segments (     -- files of the chunk cache; while a process fills one, it holds flock(2) on it
+        id      INTEGER PRIMARY KEY,    -- 63 random bits, never used twice; the file's name is its 16 hex digits
+        size    INTEGER NOT NULL,       -- bytes in it, as of the last time that its writer told
+        used    INTEGER NOT NULL        -- when a block was last written or read from disk; the lowest goes first
     )""",
     """
-    CREATE TABLE blocks (       -- chunks in the cache
+    CREATE TABLE blocks (       -- chunks in the cache; each one's segment has a row
         id      BLOB PRIMARY KEY,       -- ChunkId
         segment INTEGER NOT NULL,       -- segments.id
-        offset  INTEGER NOT NULL,
-        length  INTEGER NOT NULL,
-        check64 INTEGER NOT NULL        -- xxh3-64 of the bytes, as a signed 64-bit number
+        offset  INTEGER NOT NULL,       -- of the plain bytes in the segment
+        length  INTEGER NOT NULL,       -- of the plain bytes
+        check64 INTEGER NOT NULL        -- xxh3-64 of the plain bytes, as a signed 64-bit number
     ) WITHOUT ROWID""",
     "CREATE INDEX blocks_by_segment ON blocks (segment)",
     f"PRAGMA user_version = {INDEX_VERSION}",
@@ -103,7 +104,7 @@ _JOURNAL_1 = (
     )""",
     """
     CREATE TABLE journal (      -- acknowledged changes that are in no commit yet, in order
-        seq     INTEGER PRIMARY KEY,    -- never used twice
+        seq     INTEGER PRIMARY KEY AUTOINCREMENT,  -- never used twice
         branch  INTEGER NOT NULL,       -- branches.id
         record  BLOB NOT NULL           -- msgpack; see worktree/records.py
     )""",

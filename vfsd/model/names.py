@@ -12,7 +12,7 @@ from urllib.parse import quote, unquote
 from vfsd.model.errors import InvalidArgument
 
 MAX_NAME = 255  # bytes, as every Linux filesystem has it
-MAX_LABEL = 120  # bytes of UTF-8; leaves room for a percent-encoded name in one key component
+MAX_LABEL = 85  # bytes of UTF-8: percent-encoded they still fit the 255 of a file name
 DEFAULT_BRANCH = "main"
 
 _REFUSED = set('/@:\\"\'`*?[]{}|<>$!;&()#~^% ')

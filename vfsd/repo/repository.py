@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import secrets
 import time
@@ -22,7 +23,7 @@ from vfsd.model.commit import (
     encode,
 )
 from vfsd.model.entry import Entry, directory, same
-from vfsd.model.errors import AlreadyExists, Conflict, Damaged, NotFound
+from vfsd.model.errors import AlreadyExists, Conflict, Damaged, NotFound, Unavailable
 from vfsd.model.ids import CommitId, GlobalId, JobId
 from vfsd.model.location import Location
 from vfsd.model.rev import HEAD
@@ -58,6 +59,11 @@ def new_global_id() -> GlobalId:
     return GlobalId(secrets.token_hex(16))
 
 
+def empty_root() -> Entry:
+    """The root of a branch before its first commit: it belongs to whoever runs this process."""
+    return directory(b"", None, uid=os.geteuid(), gid=os.getegid())
+
+
 def init_store(store: ObjectStore) -> StoreFormat:
     """Make `store` a vfsd store; AlreadyExists when it is one. Finds out whether several nodes may share it."""
     try:
@@ -67,6 +73,8 @@ def init_store(store: ObjectStore) -> StoreFormat:
     else:
         raise AlreadyExists(f"{store.url} is a vfsd store already")
     probe = probe_conditional_writes(store)
+    if not probe.usable:
+        raise Unavailable(f"{store.url} cannot hold a vfsd store: {'; '.join(probe.problems)}")
     value = StoreFormat(id=secrets.token_hex(16), created=now_ns(), shared=probe.shared)
     try:
         store.put_if_absent(FORMAT_KEY, encode(value))
@@ -116,7 +124,7 @@ class Repository:
     def root(self, where: Location) -> Entry:
         """The root directory of the commit that a location is in; an empty one before the first commit."""
         commit = self.resolve(where)
-        return directory(b"", None) if commit is None else commit.root
+        return empty_root() if commit is None else commit.root
 
     def commit(
         self,
@@ -144,7 +152,7 @@ class Repository:
             current = head or self.refs.head(repo, branch)
             head = None
             parent = None if current.commit is None else self.commits.get(current.commit)
-            old_root = directory(b"", None) if parent is None else parent.root
+            old_root = empty_root() if parent is None else parent.root
             root = change(old_root, writer)
             if not allow_same and same(root, old_root):
                 return None

@@ -1,0 +1,131 @@
+"""`vfsd commit`: commits now, and transactions. The daemon does it when there is one, this process otherwise."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from vfsd.daemon import control
+from vfsd.daemon.invocation import FactsCommand, Invocation
+from vfsd.daemon.output import print_json, print_line
+from vfsd.daemon.session import settings_for
+from vfsd.model.location import parse_branch
+from vfsd.repo.repository import read_format
+from vfsd.store.open import open_store
+
+
+class CommitGroup(click.Group):
+    """`commit REPO/BRANCH` is short for `commit now REPO/BRANCH`."""
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        if args and args[0] not in self.commands:
+            args = ["now", *args]
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=CommitGroup)
+def commit() -> None:
+    """Commit closed writes now, or hold them back in a transaction.
+
+    `vfsd commit REPO/BRANCH [-m TEXT]` commits at once what has been written and closed. Between `start` and `finish`
+    nothing is committed, then everything in one commit; `abort` forgets it instead.
+
+    \b
+    Examples:
+      vfsd commit texts/main -m "corrected"
+      vfsd commit start texts/main
+      vfsd commit finish texts/main -m "both files together"
+    """
+
+
+def _message(command: Any) -> Any:
+    return click.option("-m", "--message", default="", metavar="TEXT", help="The commit's message.")(command)
+
+
+@commit.command(cls=FactsCommand, hidden=True)
+@click.argument("branch", metavar="REPO/BRANCH")
+@_message
+@click.pass_obj
+def now(invocation: Invocation, branch: str, message: str) -> None:
+    """Commit closed writes now.
+
+    \b
+    Example:
+      vfsd commit texts/main -m "corrected"
+    """
+    _print_commit(invocation, _ask(invocation, "commit", branch, message))
+
+
+@commit.command(cls=FactsCommand)
+@click.argument("branch", metavar="REPO/BRANCH")
+@_message
+@click.pass_obj
+def start(invocation: Invocation, branch: str, message: str) -> None:
+    """Begin a transaction: commits wait until it ends, also over a restart.
+
+    \b
+    Example:
+      vfsd commit start texts/main
+    """
+    _ask(invocation, "start", branch, message)
+    _print_state(invocation, branch, "transaction")
+
+
+@commit.command(cls=FactsCommand)
+@click.argument("branch", metavar="REPO/BRANCH")
+@_message
+@click.pass_obj
+def finish(invocation: Invocation, branch: str, message: str) -> None:
+    """End a transaction with one commit of everything since its start.
+
+    \b
+    Example:
+      vfsd commit finish texts/main -m "both files together"
+    """
+    _print_commit(invocation, _ask(invocation, "finish", branch, message))
+
+
+@commit.command(cls=FactsCommand)
+@click.argument("branch", metavar="REPO/BRANCH")
+@click.pass_obj
+def abort(invocation: Invocation, branch: str) -> None:
+    """End a transaction and forget everything since its start.
+
+    \b
+    Example:
+      vfsd commit abort texts/main
+    """
+    _ask(invocation, "abort", branch, "")
+    _print_state(invocation, branch, "clean")
+
+
+def _ask(invocation: Invocation, question: str, branch: str, message: str) -> Any:
+    parse_branch(branch)
+    settings = settings_for(invocation)
+    store = open_store(settings.store)
+    try:
+        store_id = read_format(store).id
+    finally:
+        store.close()
+    path = control.socket_path(settings.node_dir(store_id))
+    answer = control.ask(path, question, branch=branch, message=message)
+    if answer is not None:
+        return answer["result"]
+    import trio  # noqa: PLC0415
+
+    from vfsd.daemon.node import ask_without_daemon  # noqa: PLC0415
+
+    return trio.run(ask_without_daemon, settings, question, branch, message)
+
+
+def _print_commit(invocation: Invocation, commit_id: str | None) -> None:
+    if invocation.json:
+        print_json({"id": commit_id})
+    else:
+        print_line(commit_id or "nothing to commit")
+
+
+def _print_state(invocation: Invocation, branch: str, state: str) -> None:
+    if invocation.json:
+        print_json({"branch": branch, "state": state})

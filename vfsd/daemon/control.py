@@ -1,0 +1,112 @@
+"""The daemon's control socket: one JSON object a line, question and answer, on a Unix socket in its state directory.
+
+Only for what no ref can say: the state of this process, and "commit now". Answers: {"ok": …}, or {"error": text,
+"exit": code}.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import msgspec
+import trio
+
+from vfsd.model.errors import Unavailable, VfsdError
+
+Facts = dict[str, Any]
+Handler = Callable[[Facts], Awaitable[Any]]
+MAX_LINE = 1 << 20
+TIMEOUT_S = 600.0  # a commit may upload much
+
+
+class Failed(VfsdError):
+    """The daemon said no; its line and exit code."""
+
+
+def socket_path(node_dir: str) -> str:
+    """Where the daemon of a state directory listens."""
+    return os.path.join(node_dir, "control")
+
+
+async def serve(path: str, handlers: dict[str, Handler]) -> None:
+    """Answer until cancelled."""
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass
+    listener = trio.socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    # Bound by a short name: a socket's path has 107 bytes at most, a state directory may be deeper.
+    folder = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        await listener.bind(f"/proc/self/fd/{folder}/{os.path.basename(path)}")
+    finally:
+        os.close(folder)
+    os.chmod(path, 0o600)
+    listener.listen(16)
+
+    async def answer(stream: trio.SocketStream) -> None:
+        await _answer(stream, handlers)
+
+    async with trio.open_nursery() as nursery:
+        await trio.serve_listeners(answer, [trio.SocketListener(listener)], handler_nursery=nursery)
+
+
+async def _answer(stream: trio.SocketStream, handlers: dict[str, Handler]) -> None:
+    async with stream:
+        try:
+            question = msgspec.json.decode(await _line(stream), type=Facts)
+            handler = handlers[question.get("ask", "")]
+            result = {"ok": await handler(question)}
+        except VfsdError as error:
+            result = {"error": str(error), "exit": error.exit_code}
+        except (KeyError, TypeError, msgspec.MsgspecError):
+            result = {"error": "the daemon does not understand this command: are both of one version?", "exit": 1}
+        try:
+            await stream.send_all(msgspec.json.encode(result) + b"\n")
+        except trio.BrokenResourceError:
+            pass  # whoever asked does not wait for the answer any more
+
+
+async def _line(stream: trio.SocketStream) -> bytes:
+    data = b""
+    while not data.endswith(b"\n") and len(data) < MAX_LINE:
+        part = await stream.receive_some()
+        if not part:
+            break
+        data += part
+    return data
+
+
+def ask(path: str, question: str, **words: Any) -> Any:
+    """Ask the daemon that listens at `path`; None when none does. Failed has its line when it says no."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.settimeout(TIMEOUT_S)
+        try:
+            folder = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return None
+        try:
+            connection.connect(f"/proc/self/fd/{folder}/{os.path.basename(path)}")
+        except (FileNotFoundError, ConnectionRefusedError):
+            return None
+        except PermissionError:
+            raise Unavailable(f"{path}: the daemon belongs to another user") from None
+        finally:
+            os.close(folder)
+        try:
+            connection.sendall(msgspec.json.encode({"ask": question, **words}) + b"\n")
+            with connection.makefile("rb") as lines:
+                data = lines.readline()
+        except OSError as error:
+            raise Unavailable(f"the daemon did not answer: {error}") from None
+    if not data:
+        raise Unavailable("the daemon ended before it answered")
+    answer = msgspec.json.decode(data, type=Facts)
+    if "error" in answer:
+        failed = Failed(answer["error"])
+        failed.exit_code = answer.get("exit", 1)
+        raise failed
+    return answer["ok"]

@@ -1,0 +1,346 @@
+"""Composition root: one process that serves one store at one mountpoint: filesystem, committer, ref watcher, pipelines.
+
+Order of shutdown: no more jobs, no more requests from the kernel, commit what is closed, let go of the lock. What
+cannot be committed in time stays in the journal and is committed by the next run.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import itertools
+import logging
+import os
+import signal
+from typing import Any
+
+import msgspec
+import trio
+
+from vfsd import __version__
+from vfsd.cache.chunk_cache import ChunkCache
+from vfsd.daemon import control
+from vfsd.daemon.config import Settings
+from vfsd.daemon.notify import notify, tell_parent
+from vfsd.index.index import Index
+from vfsd.index.journal import JournalFile
+from vfsd.model.errors import AlreadyExists, InvalidArgument, NotFound, VfsdError
+from vfsd.model.location import parse_branch
+from vfsd.model.rev import rfc3339
+from vfsd.repo.repository import Committed, Repository, now_ns, read_format
+from vfsd.repo.watch import RefChange, RefWatcher
+from vfsd.serve.fuse import mount as fuse
+from vfsd.serve.fuse.operations import Operations
+from vfsd.serve.loads import Loads
+from vfsd.serve.names import Names
+from vfsd.serve.readahead import Readahead
+from vfsd.serve.view import View
+from vfsd.store.open import open_store
+from vfsd.worktree.adopt import Stale
+from vfsd.worktree.live import CommitTiming, LiveBranch, LiveBranches
+from vfsd.worktree.staging import Staging
+
+log = logging.getLogger(__name__)
+LAST_COMMIT_S = 60.0  # how long shutdown waits for the last commits
+WATCHED = ("refs/", "repos/", "pipelines/")
+
+
+class MountOptions(msgspec.Struct, frozen=True):
+    """What `vfsd mount` was asked for. options: words of -o."""
+
+    mountpoint: str
+    read_only: bool = False
+    options: tuple[str, ...] = ()
+
+
+class Node:
+    """Everything one daemon holds, opened in order and closed in reverse."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.store = open_store(settings.store)
+        self.format = read_format(self.store)
+        self.folder = settings.node_dir(self.format.id)
+        os.makedirs(self.folder, mode=0o700, exist_ok=True)
+        self._lock = lock_node(self.folder)
+        self.repository = Repository(self.store, Index(settings.index_path(self.format.id)), self.format)
+        self.journal = JournalFile(os.path.join(self.folder, "journal.sqlite"))
+        self.staging = Staging(os.path.join(self.folder, "staging"))
+        cache_folder = None if self.store.is_local else os.path.join(settings.cache_dir, self.format.id)
+        self.chunks = ChunkCache(
+            self.store, self.repository.index, cache_folder,
+            memory_limit=settings.cache_memory, disk_limit=settings.cache_disk,
+        )
+        self.numbers = itertools.count(2)
+
+    def live(self, nursery: trio.Nursery, **callbacks: Any) -> LiveBranches:
+        """The writable branches of this node."""
+        return LiveBranches(
+            self.repository, self.journal, self.staging, nursery=nursery, inline_chunks=self.chunks.at_hand,
+            chunks=self.chunks.get, numbers=self.numbers,
+            timing=CommitTiming(self.settings.quiet_s, self.settings.max_wait_s), author=self.settings.author,
+            **callbacks,
+        )
+
+    def close(self) -> None:
+        """Give everything back; the lock last."""
+        self.staging.close()
+        self.journal.close()
+        self.chunks.close()
+        self.repository.close()
+        os.close(self._lock)
+
+
+def lock_node(folder: str) -> int:
+    """Hold a state directory for this process until the descriptor is closed; AlreadyExists when another has it."""
+    fd = os.open(os.path.join(folder, "lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(fd)
+        raise AlreadyExists(
+            f"a vfsd daemon uses {folder} already: `vfsd status` shows it; another one needs its own VFSD_STATE_DIR"
+        ) from None
+    return fd
+
+
+class Daemon:
+    """The running daemon."""
+
+    def __init__(self, node: Node, options: MountOptions) -> None:
+        self._node = node
+        self._options = options
+        self._started = now_ns()
+        self._loads = Loads()
+        self._nursery: trio.Nursery
+        self._live: LiveBranches
+        self._view: View
+        self._operations: Operations
+        self._watcher: RefWatcher
+
+    async def run(self) -> None:
+        """Serve until unmounted or told to stop by a signal."""
+        node, options = self._node, self._options
+        loads = self._loads
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            self._live = node.live(
+                nursery, on_stale=self._on_stale, on_commit=self._on_commit, on_reset=self._on_reset
+            )
+            names = Names(node.repository.refs)
+            self._view = View(
+                node.repository, names, self._live, node.chunks.at_hand, node.numbers, read_only=options.read_only,
+                staging_folder=node.staging.folder,
+                facts={
+                    b"user.vfsd.control": os.fsencode(control.socket_path(node.folder)),
+                    b"user.vfsd.pid": str(os.getpid()).encode(),
+                    b"user.vfsd.store": node.store.url.encode(),
+                },
+            )
+            readahead = Readahead(node.repository.inline, node.chunks.at_hand, loads, nursery.start_soon)
+            self._operations = Operations(self._view, loads, readahead)
+            self._watcher = RefWatcher(node.store, WATCHED, poll_s=node.settings.poll_s)
+            fuse.mount(
+                self._operations, options.mountpoint, f"vfsd:{node.store.url}", set(options.options),
+                read_only=options.read_only,
+            )
+            unmount_too = True
+            try:
+                await nursery.start(self._watch)
+                nursery.start_soon(self._stop_at_signal)
+                nursery.start_soon(control.serve, control.socket_path(node.folder), self._handlers())
+                await self._recover(loads)
+                nursery.start_soon(self._say_ready)
+                await fuse.serve()
+                unmount_too = fuse.mounted_at(options.mountpoint) is not None
+            finally:
+                with trio.CancelScope(shield=True):
+                    notify(os.environ, "STOPPING=1")
+                    fuse.close(unmount_too=unmount_too)
+                    await self._commit_all()
+            nursery.cancel_scope.cancel()
+
+    async def _say_ready(self) -> None:
+        notify(os.environ, f"READY=1\nSTATUS=serving {self._node.store.url} at {self._options.mountpoint}")
+        tell_parent(os.environ, "ready")
+
+    async def _stop_at_signal(self) -> None:
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+            async for number in signals:
+                if number != signal.SIGHUP:
+                    fuse.stop()
+                    return
+
+    async def _recover(self, loads: Loads) -> None:
+        """Open the branches that have changes from an earlier run: they are committed at once."""
+        for repo, branch in await trio.to_thread.run_sync(self._live.recover):
+            try:
+                await loads.run(lambda repo=repo, branch=branch: self._live.get(repo, branch))  # type: ignore[misc]
+            except NotFound as error:
+                log.error("changes of %s/%s cannot be committed, the branch is gone: %s", repo, branch, error)
+
+    async def _commit_all(self) -> None:
+        with trio.move_on_after(LAST_COMMIT_S) as scope:
+            for live in self._live.all():
+                if live.held is not None or live.head.head.pipeline:
+                    continue
+                try:
+                    await self._live.commit(live)
+                except VfsdError as error:
+                    log.error("%s: not committed, stays in the journal: %s", live.name, error)
+        if scope.cancelled_caught:
+            log.error("not everything was committed in %d s; the next mount goes on", LAST_COMMIT_S)
+
+    # What happens
+
+    async def _watch(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Follow the store's refs; started once what there is is known."""
+        send, receive = trio.open_memory_channel[list[RefChange]](0)
+        self._nursery.start_soon(self._watcher.run, send)
+        async with receive:
+            async for changes in receive:
+                for change in changes:
+                    self._ref_changed(change)
+                task_status.started()
+                task_status = trio.TASK_STATUS_IGNORED
+
+    def _ref_changed(self, change: RefChange) -> None:
+        about = self._view.names.seen(change.key, change.data)
+        if about is None:
+            return
+        live = self._live.known(*about)
+        if live is None:
+            return
+        if change.data is None:
+            self._live.close(live)
+        elif self._view.names.branches(about[0])[about[1]].commit != live.head.commit:
+            self._nursery.start_soon(self._follow, *about)
+
+    async def _follow(self, repo: str, branch: str) -> None:
+        try:
+            await self._live.head_moved(repo, branch)
+        except VfsdError as error:
+            log.warning("%s/%s: cannot follow the branch, will try at its next move: %s", repo, branch, error)
+
+    def _on_stale(self, stale: Stale) -> None:
+        if stale.names or stale.inodes:
+            self._nursery.start_soon(trio.to_thread.run_sync, self._operations.stale, stale)
+
+    def _on_commit(self, committed: Committed) -> None:
+        head = committed.head
+        self._view.names.moved(head.repo, head.branch, head.head)
+        log.info("%s/%s: commit %s", head.repo, head.branch, committed.commit.id[:12])
+
+    def _on_reset(self, live: LiveBranch) -> None:
+        """A branch's inodes are not its head any more: the kernel looks its name up again."""
+        repo = self._view.known_repo(live.row.repo)
+        if repo is not None:
+            names = [(live.tree.root.ino, name) for name in live.tree.root.children]
+            self._on_stale(Stale([(repo.ino, live.row.branch.encode()), *names], []))
+
+    # What the control socket asks
+
+    def _handlers(self) -> dict[str, control.Handler]:
+        return {"status": self._status, **BranchQuestions(self._live, self._loads).handlers()}
+
+    async def _status(self, _: dict[str, Any]) -> dict[str, Any]:
+        return {
+            "state": "running",
+            "pid": os.getpid(),
+            "version": __version__,
+            "store": self._node.store.url,
+            "store_id": self._node.format.id,
+            "mountpoint": self._options.mountpoint,
+            "read_only": self._options.read_only,
+            "started": rfc3339(self._started),
+            "branches": [branch_facts(live) for live in self._live.all()],
+        }
+
+
+class BranchQuestions:
+    """What `vfsd commit` asks of a branch's head; in the daemon, or in its own process when there is no daemon."""
+
+    def __init__(self, live: LiveBranches, loads: Loads) -> None:
+        self._live = live
+        self._loads = loads
+
+    def handlers(self) -> dict[str, control.Handler]:
+        """question → handler."""
+        return {"commit": self._commit, "start": self._start, "finish": self._finish, "abort": self._abort}
+
+    async def _branch(self, question: dict[str, Any]) -> LiveBranch:
+        repo, branch = parse_branch(question["branch"])
+        return await self._loads.run(lambda: self._live.get(repo, branch))
+
+    async def _commit(self, question: dict[str, Any]) -> dict[str, Any]:
+        live = await self._branch(question)
+        if live.held is not None:
+            raise InvalidArgument(f"{live.name} has an open transaction: `vfsd commit finish {live.name}` commits it")
+        return _result(await self._live.commit(live, question["message"]))
+
+    async def _start(self, question: dict[str, Any]) -> dict[str, Any]:
+        self._live.start_transaction(await self._branch(question), question["message"])
+        return _result(None)
+
+    async def _finish(self, question: dict[str, Any]) -> dict[str, Any]:
+        return _result(await self._live.finish_transaction(await self._branch(question), question["message"]))
+
+    async def _abort(self, question: dict[str, Any]) -> dict[str, Any]:
+        self._live.abort_transaction(await self._branch(question))
+        return _result(None)
+
+
+def _result(committed: Committed | None) -> dict[str, Any]:
+    return {"result": None if committed is None else committed.commit.id}
+
+
+async def ask_without_daemon(settings: Settings, question: str, branch: str, message: str) -> str | None:
+    """Answer one of `BranchQuestions` in this process, which holds the state directory meanwhile."""
+    node = Node(settings)
+    try:
+        async with trio.open_nursery() as nursery:
+            live = node.live(
+                nursery, on_stale=lambda _: None, on_commit=lambda _: None, on_reset=lambda _: None
+            )
+            handler = BranchQuestions(live, Loads()).handlers()[question]
+            answer: dict[str, Any] = await handler({"branch": branch, "message": message})
+            nursery.cancel_scope.cancel()
+    except* VfsdError as group:
+        raise _first(group) from None
+    finally:
+        node.close()
+    result: str | None = answer["result"]
+    return result
+
+
+def _first(group: BaseExceptionGroup[VfsdError]) -> VfsdError:
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    assert isinstance(error, VfsdError)
+    return error
+
+
+def run_daemon(settings: Settings, options: MountOptions) -> None:
+    """Serve until unmounted; VfsdError when that cannot begin."""
+    node = Node(settings)
+    try:
+        trio.run(Daemon(node, options).run)
+    except* VfsdError as group:
+        raise _first(group) from None
+    finally:
+        node.close()
+
+
+def branch_facts(live: LiveBranch) -> dict[str, Any]:
+    """What `vfsd status` shows of an open branch."""
+    tree = live.tree
+    dirty = bool(tree.root.changed or tree.root.below or tree.root.removed)
+    state = "transaction" if live.held is not None else "failing" if live.error else "changed" if dirty else "clean"
+    return {
+        "repo": live.row.repo,
+        "branch": live.row.branch,
+        "state": state,
+        "commit": live.head.commit,
+        "error": live.error or None,
+        "retries": live.retries,
+    }

@@ -1,0 +1,234 @@
+"""Recreates the index from the store alone, as `vfsd index rebuild` does.
+
+Reads the directory of every pack and the head of every commit object, not their contents: whether those are as they
+were is not looked at here. What is damaged is named in the result, and the rest goes on.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+import msgspec
+
+from vfsd.index.index import CommitRow, Index, PlaceRow
+from vfsd.model.commit import BranchHead, Tag, decode
+from vfsd.model.errors import Damaged, NotFound
+from vfsd.model.ids import CommitId, PackId
+from vfsd.repo.commit_object import CommitObject, parse
+from vfsd.repo.commits import commit_key
+from vfsd.repo.pack import HEAD, Blob, read_directory
+from vfsd.repo.repository import Repository
+from vfsd.store.api import ETag, ObjectStore, Stat
+from vfsd.store.blob import FRAME, container_key
+
+PARALLEL = 16  # objects read at once
+_BATCH = 500  # commits a transaction
+_PACK_NAME = re.compile(r"[0-9a-f]{32}")
+_COMMIT_NAME = re.compile(r"[0-9a-f]{64}")
+
+Progress = Callable[[str, int], None]  # called with ("packs" | "commits" | "refs", how many since the last call)
+T = TypeVar("T")
+U = TypeVar("U")
+
+
+class RebuildResult(msgspec.Struct, frozen=True):
+    """How many objects of each kind were read, and of blobs found; a sentence for each thing that is damaged."""
+
+    packs: int
+    commits: int
+    blobs: int
+    refs: int
+    problems: tuple[str, ...]
+
+
+def rebuild(repository: Repository, progress: Progress = lambda kind, count: None) -> RebuildResult:
+    """Fill the repository's index anew: places, commits, provenance, branch heads. What is this node's own stays.
+
+    Others may use the store and the index meanwhile. Raises Unavailable and the like when the store does not answer;
+    then the index holds a part, which is good, and rebuilding may begin again.
+    """
+    work = _Rebuild(repository.store, repository.index, progress)
+    repository.index.clear()
+    with ThreadPoolExecutor(PARALLEL, thread_name_prefix="vfsd-rebuild") as pool:
+        work.packs(pool)
+        work.commits(pool)
+        work.refs(pool)
+    return work.result()
+
+
+class _Rebuild:
+    def __init__(self, store: ObjectStore, index: Index, progress: Progress) -> None:
+        self._store = store
+        self._index = index
+        self._progress = progress
+        self._counts = {"packs": 0, "commits": 0, "refs": 0}
+        self._blobs = 0
+        self._parents: dict[CommitId, tuple[CommitId, ...]] = {}
+        self._problems: list[str] = []
+
+    def result(self) -> RebuildResult:
+        counts = self._counts
+        return RebuildResult(counts["packs"], counts["commits"], self._blobs, counts["refs"], tuple(self._problems))
+
+    # Packs
+
+    def packs(self, pool: ThreadPoolExecutor) -> None:
+        for stat, blobs in _map(pool, self._pack, self._store.list("packs/")):
+            if isinstance(blobs, Damaged):
+                self._problems.append(str(blobs))
+            elif blobs is not None:
+                container = bytes.fromhex(stat.key.rpartition("/")[2])
+                self._places(container, blobs)
+                self._count("packs")
+
+    def _pack(self, stat: Stat) -> list[Blob] | Damaged | None:
+        """A pack's directory; None when it was deleted meanwhile."""
+        name = stat.key.rpartition("/")[2]
+        try:
+            if _PACK_NAME.fullmatch(name) is None or container_key(bytes.fromhex(name)) != stat.key:
+                raise Damaged(f"{stat.key}: not the name of a pack")
+            blobs = read_directory(self._store, PackId(bytes.fromhex(name)), stat.size)
+            _check_places(stat.key, blobs, stat.size)
+            if blobs and blobs[0].offset != len(HEAD):
+                raise Damaged(f"{stat.key}: the directory of its blobs is damaged")
+        except Damaged as error:
+            return _named(stat.key, error)
+        except NotFound:
+            return None
+        return blobs
+
+    def _places(self, container: bytes, blobs: Sequence[Blob]) -> None:
+        self._index.add_places([PlaceRow(blob.id, container, blob.offset, blob.length) for blob in blobs])
+        self._blobs += len(blobs)
+
+    # Commits
+
+    def commits(self, pool: ThreadPoolExecutor) -> None:
+        rows: list[CommitRow] = []
+        for _, found in _map(pool, self._commit, self._store.list("commits/")):
+            if isinstance(found, Damaged):
+                self._problems.append(str(found))
+            elif found is not None:
+                commit, head = found
+                self._places(bytes.fromhex(commit.id), commit.hints.blobs)
+                self._parents[commit.id] = commit.header.parents
+                rows.append(CommitRow(commit.id, tuple(edge.commit for edge in commit.header.provenance), head))
+                self._count("commits")
+            if len(rows) >= _BATCH:
+                self._index.add_commits(rows)
+                rows = []
+        self._index.add_commits(rows)
+        for commit_id, parents in self._parents.items():
+            missing = [parent for parent in parents if parent not in self._parents]
+            self._problems += [f"commits/{commit_id}: its parent {parent} cannot be read" for parent in missing]
+        self._index.mark_complete(_complete(self._parents))
+
+    def _commit(self, stat: Stat) -> tuple[CommitObject, bytes] | Damaged | None:
+        """A commit and its head; None when it was deleted meanwhile."""
+        name = stat.key.removeprefix("commits/")
+        try:
+            if _COMMIT_NAME.fullmatch(name) is None:
+                raise Damaged(f"{stat.key}: not the name of a commit")
+            data, _ = self._store.get(stat.key)
+            commit, head = parse(data, CommitId(name))
+            _check_places(stat.key, commit.hints.blobs, len(data))
+        except Damaged as error:
+            return _named(stat.key, error)
+        except NotFound:
+            return None
+        return commit, head
+
+    # Refs
+
+    def refs(self, pool: ThreadPoolExecutor) -> None:
+        heads: list[tuple[str, str, bytes]] = []
+        kinds: tuple[tuple[str, type[BranchHead | Tag]], ...] = (("refs/", BranchHead), ("tags/", Tag))
+        for prefix, kind in kinds:
+            for stat, read in _map(pool, self._ref, self._store.list(prefix)):
+                if read is None:
+                    continue
+                data, etag = read
+                try:
+                    commit = decode(data, kind, stat.key).commit
+                except Damaged as error:
+                    self._problems.append(str(error))
+                    continue
+                self._count("refs")
+                if kind is BranchHead:
+                    heads.append((stat.key, etag, data))
+                if commit is not None and commit not in self._parents and not self._is_new(commit):
+                    self._problems.append(f"{stat.key}: its commit {commit} cannot be read")
+        self._index.update_refs(heads, ())
+
+    def _ref(self, stat: Stat) -> tuple[bytes, ETag] | None:
+        try:
+            return self._store.get(stat.key)
+        except NotFound:
+            return None
+
+    def _is_new(self, commit: CommitId) -> bool:
+        """Whether a commit was made while the others were read. It is left to whoever meets it."""
+        try:
+            parse(self._store.get(commit_key(commit))[0], commit)
+        except (NotFound, Damaged):
+            return False
+        return True
+
+    def _count(self, kind: str) -> None:
+        self._counts[kind] += 1
+        self._progress(kind, 1)
+
+
+def _check_places(key: str, blobs: Sequence[Blob], size: int) -> None:
+    """Damaged unless the blobs of an object of `size` bytes lie one behind another, as they do in packs and commits:
+    a wrong place in the index would let new commits point to bytes that are not there."""
+    end = blobs[0].offset if blobs else 0
+    for blob in blobs:
+        if len(blob.id) != 32 or blob.offset != end or blob.length < FRAME:
+            raise Damaged(f"{key}: the directory of its blobs is damaged")
+        end += blob.length
+    if end > size:
+        raise Damaged(f"{key}: the directory of its blobs is damaged")
+
+
+def _named(key: str, error: Damaged) -> Damaged:
+    """The error, with the object's key in it."""
+    return error if key in str(error) else Damaged(f"{key}: {error}")
+
+
+def _complete(parents: dict[CommitId, tuple[CommitId, ...]]) -> list[CommitId]:
+    """The commits all of whose ancestors are keys of `parents` (commit → its parents): Kahn's topological sort."""
+    children: dict[CommitId, list[CommitId]] = {}
+    waiting: dict[CommitId, int] = {}
+    for commit, above in parents.items():
+        waiting[commit] = len(above)
+        for parent in above:
+            children.setdefault(parent, []).append(commit)
+    done = [commit for commit, count in waiting.items() if count == 0]
+    for commit in done:  # grows while it is walked
+        for child in children.get(commit, ()):
+            waiting[child] -= 1
+            if waiting[child] == 0:
+                done.append(child)
+    return done
+
+
+def _map(pool: ThreadPoolExecutor, act: Callable[[T], U], items: Iterable[T]) -> Iterator[tuple[T, U]]:
+    """(item, result) in order; a few items ahead at most are taken from `items`, which may be a long listing."""
+    ahead: deque[tuple[T, Future[U]]] = deque()
+    try:
+        for item in items:
+            ahead.append((item, pool.submit(act, item)))
+            if len(ahead) >= 2 * PARALLEL:
+                first, future = ahead.popleft()
+                yield first, future.result()
+        while ahead:
+            first, future = ahead.popleft()
+            yield first, future.result()
+    finally:
+        for _, future in ahead:
+            future.cancel()

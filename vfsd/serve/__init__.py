@@ -1,0 +1,1 @@
+"""One view of the namespace, and thin adapters of it. The view holds the rules; adapters translate."""

@@ -1,0 +1,1 @@
+"""The view as a kernel filesystem: pyfuse3's one owner."""

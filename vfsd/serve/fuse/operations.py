@@ -1,0 +1,443 @@
+"""The kernel's requests, translated: inode numbers to nodes, errors to errno, NotCached to a load and another try.
+
+No rule of the namespace or of a filesystem is decided here; `serve.view` and `worktree` do that.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import stat
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
+
+import pyfuse3
+import trio
+from pyfuse3 import EntryAttributes, FileHandleT, FileInfo, FUSEError, InodeT, RequestContext
+
+from vfsd.model.entry import KIND_OF, Entry, Kind
+from vfsd.model.errors import NotCached, VfsdError
+from vfsd.repo.chunklist import content_of
+from vfsd.serve.fuse.attributes import attributes
+from vfsd.serve.loads import Loads
+from vfsd.serve.readahead import Readahead, Reader
+from vfsd.serve.view import Folder, Node, SnapNode, View
+from vfsd.worktree.adopt import Stale
+from vfsd.worktree.node import WorkNode
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+MAX_XATTR = 64 << 10
+_USER = b"user."
+
+
+class OpenFile:
+    """An open file description."""
+
+    __slots__ = ("append", "node", "reader", "write")
+
+    def __init__(self, node: SnapNode | WorkNode, *, write: bool) -> None:
+        self.node = node
+        self.write = write
+        self.reader = Reader()
+
+
+class OpenDirectory:
+    """An open directory: where its listing is. `number` counts the names that were handed out."""
+
+    __slots__ = ("last", "listing", "node", "number")
+
+    def __init__(self, node: Node) -> None:
+        self.node = node
+        self.listing: Iterator[tuple[bytes, Node | Entry | None]] | None = None
+        self.last: bytes | None = None
+        self.number = 0
+
+
+class Operations(pyfuse3.Operations):
+    """pyfuse3's interface over a View."""
+
+    supports_dot_lookup = False
+    enable_writeback_cache = False
+
+    def __init__(self, view: View, loads: Loads, readahead: Readahead) -> None:
+        super().__init__()
+        self._view = view
+        self._loads = loads
+        self._readahead = readahead
+        self._nodes: dict[int, Node] = {view.root.ino: view.root}
+        self._files: dict[int, OpenFile] = {}
+        self._directories: dict[int, OpenDirectory] = {}
+        self._handles = 0
+        self.reported: set[str] = set()
+
+    # Plumbing
+
+    async def _run(self, operation: Callable[[], T]) -> T:
+        try:
+            return operation()
+        except NotCached as miss:
+            first = miss
+        except VfsdError as error:
+            raise self._errno(error) from None
+        try:
+            await self._loads.load(first)
+            return await self._loads.run(operation)
+        except VfsdError as error:
+            raise self._errno(error) from None
+
+    def _errno(self, error: VfsdError) -> FUSEError:
+        if error.errno == errno.EIO:
+            # The caller sees only "Input/output error": the log says what and where, once.
+            text = str(error)
+            if text not in self.reported:
+                self.reported.add(text)
+                log.error("%s", text)
+        return FUSEError(error.errno)
+
+    def _node(self, inode: int) -> Node:
+        try:
+            return self._nodes[inode]
+        except KeyError:
+            raise FUSEError(errno.ESTALE) from None
+
+    def _work(self, inode: int) -> WorkNode:
+        try:
+            return self._view.writable(self._node(inode))
+        except VfsdError as error:
+            raise self._errno(error) from None
+
+    def _entry(self, node: Node) -> EntryAttributes:
+        """Attributes of a node that the kernel is told about: it counts the lookup."""
+        node.lookups += 1
+        self._nodes[node.ino] = node
+        return attributes(node, self._view.started)
+
+    def _attributes(self, node: Node) -> EntryAttributes:
+        return attributes(node, self._view.started)
+
+    # Names
+
+    async def lookup(self, parent_inode: InodeT, name: bytes, ctx: RequestContext) -> EntryAttributes:
+        parent = self._node(parent_inode)
+        node = await self._run(lambda: self._view.lookup(parent, name))
+        if node is None:
+            raise FUSEError(errno.ENOENT)
+        return self._entry(node)
+
+    async def forget(self, inode_list: Sequence[tuple[InodeT, int]]) -> None:
+        for inode, count in inode_list:
+            node = self._nodes.get(inode)
+            if node is None:
+                continue
+            node.lookups -= count
+            if node.lookups <= 0 and node is not self._view.root and self._view.forget(node):
+                del self._nodes[inode]
+
+    async def getattr(self, inode: InodeT, ctx: RequestContext) -> EntryAttributes:
+        return self._attributes(self._node(inode))
+
+    async def readlink(self, inode: InodeT, ctx: RequestContext) -> bytes:
+        node = self._node(inode)
+        if isinstance(node, WorkNode):
+            return node.target
+        return node.entry.more.target if isinstance(node, SnapNode) else b""
+
+    # Directories
+
+    async def opendir(self, inode: InodeT, ctx: RequestContext) -> FileHandleT:
+        node = self._node(inode)
+        node.opens += 1
+        self._handles += 1
+        self._directories[self._handles] = OpenDirectory(node)
+        return FileHandleT(self._handles)
+
+    async def readdir(self, fh: FileHandleT, start_id: int, token: pyfuse3.ReaddirToken) -> None:
+        directory = self._directories[fh]
+        if start_id != directory.number or directory.listing is None:
+            await self._seek(directory, start_id)
+        while True:
+            item = await self._next(directory)
+            if item is None:
+                return
+            name, node = item
+            # Counted before the kernel is told, taken back when it has no room for the name.
+            entry = self._entry(node)
+            if not pyfuse3.readdir_reply(token, pyfuse3.FileNameT(name), entry, directory.number + 1):
+                node.lookups -= 1
+                if not node.lookups and self._view.forget(node):
+                    self._nodes.pop(node.ino, None)
+                directory.listing = None  # begins again behind the last name that was taken
+                return
+            directory.number += 1
+            directory.last = name
+
+    async def _seek(self, directory: OpenDirectory, start_id: int) -> None:
+        if start_id == directory.number and start_id:
+            directory.listing = self._view.listing(directory.node, directory.last)
+            return
+        directory.listing, directory.last, directory.number = self._view.listing(directory.node, None), None, 0
+        while directory.number < start_id:
+            item = await self._next(directory)
+            if item is None:
+                return
+            directory.number += 1
+            directory.last = item[0]
+
+    async def _next(self, directory: OpenDirectory) -> tuple[bytes, Node] | None:
+        """The next name that still exists, with its node."""
+        while True:
+            assert directory.listing is not None
+            try:
+                item = next(directory.listing, None)
+            except NotCached as miss:
+                await self._load(miss)
+                directory.listing = self._view.listing(directory.node, directory.last)
+                continue
+            if item is None:
+                return None
+            name, found = item
+            node: Node | None
+            if isinstance(found, Entry):
+                node = self._view.materialise(directory.node, found)
+            elif found is None:
+                node = await self._run(lambda name=name: self._view.lookup(directory.node, name))  # type: ignore[misc]
+            else:
+                node = found
+            if node is not None:
+                return name, node
+
+    async def _load(self, miss: NotCached) -> None:
+        try:
+            await self._loads.load(miss)
+        except VfsdError as error:
+            raise self._errno(error) from None
+
+    async def releasedir(self, fh: FileHandleT) -> None:
+        directory = self._directories.pop(fh)
+        directory.node.opens -= 1
+
+    async def fsyncdir(self, fh: FileHandleT, datasync: bool) -> None:
+        node = self._directories[fh].node
+        if isinstance(node, WorkNode):
+            await trio.to_thread.run_sync(node.head.sync(None))
+
+    async def mkdir(self, parent_inode: InodeT, name: bytes, mode: int, ctx: RequestContext) -> EntryAttributes:
+        parent = self._node(parent_inode)
+        if isinstance(parent, Folder):
+            return await self._make_folder(parent, name)
+        return await self._make(parent_inode, name, Kind.DIR, mode, ctx)
+
+    async def _make_folder(self, parent: Folder, name: bytes) -> EntryAttributes:
+        try:
+            await trio.to_thread.run_sync(self._view.make_folder, parent, os.fsdecode(name))
+        except VfsdError as error:
+            raise self._errno(error) from None
+        return await self.lookup(InodeT(parent.ino), name, None)  # type: ignore[arg-type]
+
+    async def _make(
+        self, parent_inode: InodeT, name: bytes, kind: int, mode: int, ctx: RequestContext, *, target: bytes = b"",
+        rdev: int = 0,
+    ) -> EntryAttributes:
+        parent = self._work(parent_inode)
+        permissions = 0o777 if kind == Kind.SYMLINK else mode & ~ctx.umask
+        return self._entry(
+            await self._run(
+                lambda: parent.head.make(
+                    parent, name, kind, permissions, ctx.uid, ctx.gid, target=target, rdev=rdev
+                )
+            )
+        )
+
+    async def symlink(
+        self, parent_inode: InodeT, name: bytes, target: bytes, ctx: RequestContext
+    ) -> EntryAttributes:
+        return await self._make(parent_inode, name, Kind.SYMLINK, 0o777, ctx, target=target)
+
+    async def mknod(
+        self, parent_inode: InodeT, name: bytes, mode: int, rdev: int, ctx: RequestContext
+    ) -> EntryAttributes:
+        kind = KIND_OF[stat.S_IFMT(mode) or stat.S_IFREG]
+        entry = await self._make(parent_inode, name, kind, mode, ctx, rdev=rdev)
+        if kind == Kind.FILE:
+            node = self._node(entry.st_ino)
+            assert isinstance(node, WorkNode)
+            node.head.flushed(node)
+        return entry
+
+    async def link(
+        self, inode: InodeT, new_parent_inode: InodeT, new_name: bytes, ctx: RequestContext
+    ) -> EntryAttributes:
+        node, parent = self._work(inode), self._work(new_parent_inode)
+        if node.head is not parent.head:
+            raise FUSEError(errno.EXDEV)
+        return self._entry(await self._run(lambda: node.head.link(node, parent, new_name)))
+
+    async def unlink(self, parent_inode: InodeT, name: bytes, ctx: RequestContext) -> None:
+        parent = self._work(parent_inode)
+        await self._run(lambda: parent.head.unlink(parent, name))
+
+    async def rmdir(self, parent_inode: InodeT, name: bytes, ctx: RequestContext) -> None:
+        parent = self._work(parent_inode)
+        await self._run(lambda: parent.head.rmdir(parent, name))
+
+    async def rename(
+        self, parent_inode_old: InodeT, name_old: bytes, parent_inode_new: InodeT, name_new: bytes, flags: int,
+        ctx: RequestContext,
+    ) -> None:
+        old, new = self._work(parent_inode_old), self._work(parent_inode_new)
+        if old.head is not new.head:
+            raise FUSEError(errno.EXDEV)
+        await self._run(lambda: old.head.rename(old, name_old, new, name_new, flags))
+
+    # Files
+
+    async def create(
+        self, parent_inode: InodeT, name: bytes, mode: int, flags: int, ctx: RequestContext
+    ) -> tuple[FileInfo, EntryAttributes]:
+        entry = await self._make(parent_inode, name, Kind.FILE, mode, ctx)
+        node = self._node(entry.st_ino)
+        assert isinstance(node, WorkNode)
+        return await self._open(node, flags & ~os.O_TRUNC), entry
+
+    async def open(self, inode: InodeT, flags: int, ctx: RequestContext) -> FileInfo:
+        node = self._node(inode)
+        if isinstance(node, Folder):
+            raise FUSEError(errno.EISDIR)
+        return await self._open(node, flags)
+
+    async def _open(self, node: SnapNode | WorkNode, flags: int) -> FileInfo:
+        write = flags & os.O_ACCMODE != os.O_RDONLY
+        truncate = bool(flags & os.O_TRUNC)
+        if write or truncate:
+            work = self._work(node.ino)
+            await self._run(lambda: work.head.opened(work, write=write, truncate=truncate))
+        else:
+            node.opens += 1
+        self._handles += 1
+        self._files[self._handles] = OpenFile(node, write=write)
+        return FileInfo(fh=FileHandleT(self._handles), keep_cache=True)
+
+    async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
+        file = self._files[fh]
+        node = file.node
+        data = await self._run(lambda: self._view.read(node, off, size))
+        entry = node.entry
+        if entry is not None and entry.size > len(data) and (isinstance(node, SnapNode) or node.file is None):
+            self._readahead.after_read(file.reader, content_of(entry), off, len(data))
+        return data
+
+    async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:
+        node = self._files[fh].node
+        assert isinstance(node, WorkNode)
+        try:
+            return await self._run(lambda: node.head.write(node, off, buf))
+        except OSError as error:
+            raise FUSEError(error.errno or errno.EIO) from None
+
+    async def flush(self, fh: FileHandleT) -> None:
+        file = self._files[fh]
+        if file.write and isinstance(file.node, WorkNode):
+            self._locally(lambda: file.node.head.flushed(file.node))  # type: ignore[union-attr, arg-type]
+
+    async def fsync(self, fh: FileHandleT, datasync: bool) -> None:
+        node = self._files[fh].node
+        if isinstance(node, WorkNode):
+            try:
+                await trio.to_thread.run_sync(node.head.sync(node))
+            except VfsdError as error:
+                raise self._errno(error) from None
+            except OSError as error:
+                raise FUSEError(error.errno or errno.EIO) from None
+
+    async def release(self, fh: FileHandleT) -> None:
+        file = self._files.pop(fh)
+        node = file.node
+        if isinstance(node, WorkNode):
+            self._locally(lambda: node.head.released(node, write=file.write))
+        else:
+            node.opens -= 1
+        if node.lookups <= 0 and self._view.forget(node):
+            self._nodes.pop(node.ino, None)
+
+    def _locally(self, operation: Callable[[], None]) -> None:
+        """An operation on the staging area and the journal alone."""
+        try:
+            operation()
+        except VfsdError as error:
+            raise self._errno(error) from None
+        except OSError as error:
+            raise FUSEError(error.errno or errno.EIO) from None
+
+    # Attributes
+
+    async def setattr(
+        self, inode: InodeT, attr: EntryAttributes, fields: pyfuse3.SetattrFields, fh: FileHandleT | None,
+        ctx: RequestContext,
+    ) -> EntryAttributes:
+        node = self._work(inode)
+        if fields.update_size:
+            try:
+                await self._run(lambda: node.head.truncate(node, attr.st_size))
+            except OSError as error:
+                raise FUSEError(error.errno or errno.EIO) from None
+        wanted: dict[str, int] = {}
+        if fields.update_mode:
+            wanted["mode"] = stat.S_IMODE(attr.st_mode)
+        if fields.update_uid:
+            wanted["uid"] = attr.st_uid
+        if fields.update_gid:
+            wanted["gid"] = attr.st_gid
+        if fields.update_mtime:
+            wanted["mtime"] = attr.st_mtime_ns
+        if fields.update_atime:
+            wanted["atime"] = attr.st_atime_ns
+        if wanted:
+            self._locally(lambda: node.head.set_attributes(node, **wanted))
+        return self._attributes(node)
+
+    async def getxattr(self, inode: InodeT, name: bytes, ctx: RequestContext) -> bytes:
+        try:
+            return self._view.xattrs(self._node(inode))[name]
+        except KeyError:
+            raise FUSEError(pyfuse3.ENOATTR) from None
+
+    async def listxattr(self, inode: InodeT, ctx: RequestContext) -> Sequence[bytes]:
+        return list(self._view.xattrs(self._node(inode)))
+
+    async def setxattr(self, inode: InodeT, name: bytes, value: bytes, ctx: RequestContext) -> None:
+        if not name.startswith(_USER):
+            raise FUSEError(errno.EOPNOTSUPP)
+        if len(value) > MAX_XATTR:
+            raise FUSEError(errno.E2BIG)
+        node = self._work(inode)
+        self._locally(lambda: node.head.set_xattr(node, name, value))
+
+    async def removexattr(self, inode: InodeT, name: bytes, ctx: RequestContext) -> None:
+        node = self._work(inode)
+        self._locally(lambda: node.head.set_xattr(node, name, None))
+
+    async def statfs(self, ctx: RequestContext) -> pyfuse3.StatvfsData:
+        disk = os.statvfs(self._view.staging_folder)
+        found = pyfuse3.StatvfsData()
+        found.f_bsize, found.f_frsize = disk.f_bsize, disk.f_frsize
+        found.f_blocks, found.f_bfree, found.f_bavail = disk.f_blocks, disk.f_bfree, disk.f_bavail
+        found.f_files, found.f_ffree, found.f_favail = disk.f_files, disk.f_ffree, disk.f_favail
+        found.f_namemax = 255
+        return found
+
+    # Telling the kernel
+
+    def stale(self, stale: Stale) -> None:
+        """Have the kernel forget what is not so any more. Runs in a thread of its own: the kernel may ask back."""
+        for parent, name in stale.names:
+            if parent in self._nodes:
+                pyfuse3.invalidate_entry_async(InodeT(parent), pyfuse3.FileNameT(name), ignore_enoent=True)
+        for inode in stale.inodes:
+            if inode in self._nodes:
+                try:
+                    pyfuse3.invalidate_inode(InodeT(inode))
+                except OSError as error:
+                    if error.errno != errno.ENOENT:
+                        raise

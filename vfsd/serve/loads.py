@@ -1,0 +1,49 @@
+"""Runs an operation that may not block until it has what it needs: the other half of NotCached."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import trio
+
+from vfsd.model.errors import NotCached, Unavailable
+
+T = TypeVar("T")
+TRIES = 1000  # loads one operation may ask for; more means that the caches are too small to hold what it needs
+THREADS = 32  # loads at once
+
+
+class Loads:
+    """Loads in threads; operations that miss the same thing share one load."""
+
+    def __init__(self) -> None:
+        self._running: dict[object, trio.Event] = {}
+        self._limit = trio.CapacityLimiter(THREADS)
+
+    async def run(self, operation: Callable[[], T]) -> T:
+        """The operation's result. It is called again, from its start, after each load that it asked for."""
+        for _ in range(TRIES):
+            try:
+                return operation()
+            except NotCached as miss:
+                await self.load(miss)
+        raise Unavailable("the caches are too small for this operation: raise their limits")
+
+    async def load(self, miss: NotCached) -> None:
+        """Do one load, or wait for the one that is under way. Its error is raised to whoever began it; the others
+        ask again and find out for themselves."""
+        running = self._running.get(miss.key)
+        if running is not None:
+            await running.wait()
+            return
+        done = self._running[miss.key] = trio.Event()
+        try:
+            await trio.to_thread.run_sync(miss.load, limiter=self._limit)
+        finally:
+            del self._running[miss.key]
+            done.set()
+
+    def is_running(self, key: object) -> bool:
+        """Whether a load of this key is under way."""
+        return key in self._running

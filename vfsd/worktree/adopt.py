@@ -1,0 +1,94 @@
+"""Makes a head follow its branch: another commit is the base now, this node's own or somebody else's.
+
+What the commit changed and this head did not is taken over, inode by inode, and named so that the kernel can be told;
+what this head has changed stays changed, on top.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from vfsd.model.entry import Entry, Kind, same
+from vfsd.repo.diff import Changed
+from vfsd.repo.tree import Path
+from vfsd.worktree.node import WorkNode
+from vfsd.worktree.worktree import Worktree
+
+
+class Stale(msgspec.Struct):
+    """What the kernel may hold that is not so any more. names: (inode of the directory, name). inodes: whose
+    attributes and bytes changed."""
+
+    names: list[tuple[int, bytes]]
+    inodes: list[int]
+
+
+def adopt(tree: Worktree, root: Entry, changes: Sequence[Changed], own: frozenset[int]) -> Stale:
+    """Take over `changes`, the diff from the old base to `root`. `own`: inodes whose committed bytes came from here, so
+    that the kernel has them already."""
+    stale = Stale([], [])
+    known: dict[Path, WorkNode | None] = {(): tree.root}
+    tree.root.tree = root.node
+    if tree.root.changed:
+        tree.root.entry = root
+    else:
+        tree.root.adopt(root)
+    for path, old, new in changes:
+        parent = _directory_at(known, path[:-1])
+        if parent is None:
+            continue
+        child = parent.children.get(path[-1])
+        if child is None:
+            if path[-1] not in parent.removed:
+                stale.names.append((parent.ino, path[-1]))
+            continue
+        _adopt_entry(stale, parent, child, path[-1], old, new, own)
+    return stale
+
+
+def _directory_at(known: dict[Path, WorkNode | None], path: Path) -> WorkNode | None:
+    """The inode of a committed directory, when there is one that still stands in its place."""
+    if path not in known:
+        parent = _directory_at(known, path[:-1])
+        child = None if parent is None else parent.children.get(path[-1])
+        known[path] = child if child is not None and child.kind == Kind.DIR and child.placed else None
+    return known[path]
+
+
+def _adopt_entry(
+    stale: Stale, parent: WorkNode, child: WorkNode, name: bytes, old: Entry | None, new: Entry | None,
+    own: frozenset[int],
+) -> None:
+    if new is None or new.kind != child.kind:
+        if child.changed or child.below:
+            return
+        del parent.children[name]
+        if child.parent is parent and child.name == name:
+            child.parent = None
+        stale.names.append((parent.ino, name))
+        return
+    if child.kind == Kind.DIR:
+        if not child.placed:
+            return
+        child.tree = new.node
+        if child.changed:
+            child.entry = new
+            return
+        child.adopt(new)
+    else:
+        if child.changed and not child.placed:
+            return
+        had = child.entry
+        if child.changed:
+            # Bytes are being written here over what the commit now has; those win when they are closed.
+            if child.file is None:
+                child.entry = new
+            return
+        child.adopt(new)
+        if child.ino not in own and (had is None or not same(had, new)):
+            stale.inodes.append(child.ino)
+        return
+    if child.ino not in own and old is not None:
+        stale.inodes.append(child.ino)

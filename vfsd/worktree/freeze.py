@@ -1,0 +1,218 @@
+"""From a head's changes to a commit's tree, in three steps.
+
+`freeze` (event loop, no I/O) says what has changed, as values; `store` (any thread) turns staged bytes into chunks;
+`thaw` (event loop) tells the head what the commit now holds. Changes that came in between stay changes.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from vfsd.model.entry import Entry, Extra, Kind, Ref, directory, special_digest, symlink_digest
+from vfsd.repo.chunker import NOTHING, BlobSink, Chunker
+from vfsd.repo.chunklist import Content, content_of
+from vfsd.repo.content import ChunkSource, read_content
+from vfsd.repo.nodes import NodeSource
+from vfsd.repo.tree import Change, Sub, apply
+from vfsd.worktree.node import WorkNode
+from vfsd.worktree.records import Attributes
+from vfsd.worktree.staging import StagedFile
+from vfsd.worktree.worktree import Worktree
+
+
+class FrozenFile(msgspec.Struct):
+    """Everything a commit needs of one inode that is not a directory. content None: that of `file`."""
+
+    kind: int
+    attributes: Attributes
+    target: bytes
+    rdev: int
+    link: int
+    content: Content | None
+    file: StagedFile | None
+
+
+class FrozenDirectory(msgspec.Struct):
+    """A directory with changes in it. attributes None: unchanged. whole: it replaces what has its name, over `tree`;
+    otherwise its changes are made to what the head of the branch has there."""
+
+    attributes: Attributes | None
+    items: dict[bytes, FrozenFile | FrozenDirectory | None]
+    whole: bool
+    tree: Ref | None
+
+
+class Frozen(msgspec.Struct):
+    """One freeze. nodes: inodes in it with the number of their last change. upto: last journal record it holds.
+    skipped: inodes whose current bytes are left out because they are being written."""
+
+    root: FrozenDirectory
+    nodes: list[tuple[WorkNode, int, StagedFile | None]]
+    removed: list[tuple[WorkNode, bytes, int]]
+    upto: int
+    skipped: list[WorkNode]
+
+
+def freeze(tree: Worktree) -> Frozen | None:
+    """What a commit made now would hold; None for nothing. Files that are being written are left out, or go in as
+    they were closed last."""
+    frozen = Frozen(FrozenDirectory(None, {}, False, None), [], [], tree.last_record, [])
+    frozen.root = _directory(tree.root, frozen)
+    if not frozen.nodes and not frozen.removed:
+        return None
+    return frozen
+
+
+def _directory(node: WorkNode, frozen: Frozen) -> FrozenDirectory:
+    items: dict[bytes, FrozenFile | FrozenDirectory | None] = {}
+    for name, number in node.removed.items():
+        items[name] = None
+        frozen.removed.append((node, name, number))
+    for name, child in node.children.items():
+        if child.kind == Kind.DIR:
+            if child.changed or child.below:
+                items[name] = _directory(child, frozen)
+        elif child.changed:
+            item = _file(child, frozen)
+            if item is not None:
+                items[name] = item
+    if node.changed:
+        frozen.nodes.append((node, node.changed, None))
+    attributes = node.attributes if node.changed else None
+    return FrozenDirectory(attributes, items, not node.placed, node.tree)
+
+
+def _file(node: WorkNode, frozen: Frozen) -> FrozenFile | None:
+    file = node.file
+    if node.writers and file is not None:
+        file = node.closed
+        frozen.skipped.append(node)
+        if file is None and (node.entry is None or node.placed):
+            return None
+    number = 0 if node.writers and node.file is not None else node.changed
+    frozen.nodes.append((node, number, file))
+    if file is not None:
+        file.frozen += 1
+    content = content_of(node.entry) if file is None and node.entry is not None else None
+    link = _link_number(node)
+    return FrozenFile(node.kind, node.attributes, node.target, node.rdev, link, content, file)
+
+
+def _link_number(node: WorkNode) -> int:
+    if node.entry is not None and node.entry.more.link:
+        return node.entry.more.link
+    return node.ino if node.links else 0
+
+
+class Storer:
+    """Turns a freeze into changes of a tree; every staged file is cut and stored once."""
+
+    def __init__(self, chunker: Chunker, sink: BlobSink, nodes: NodeSource, chunks: ChunkSource) -> None:
+        self._chunker = chunker
+        self._sink = sink
+        self._nodes = nodes
+        self._chunks = chunks
+        self._contents: dict[int, Content] = {}
+
+    def changes(self, frozen: Frozen) -> Sub:
+        """The changes to the root."""
+        found = self._change(b"", frozen.root)
+        assert isinstance(found, Sub)
+        return found
+
+    def _change(self, name: bytes, item: FrozenFile | FrozenDirectory | None) -> Change:
+        if item is None:
+            return None
+        if isinstance(item, FrozenFile):
+            return self._entry(name, item)
+        attributes = None if item.attributes is None else _attributes(name, item.attributes)
+        sub = Sub({below: self._change(below, each) for below, each in item.items.items()}, attributes)
+        if not item.whole:
+            return sub
+        return apply(self._nodes, self._sink, directory(name, item.tree), sub)
+
+    def _entry(self, name: bytes, item: FrozenFile) -> Entry:
+        content = self._content(item)
+        at = item.attributes
+        extra = Extra(item.target, item.rdev, item.link, at.xattrs)
+        if item.kind == Kind.FILE:
+            digest = content.digest
+        elif item.kind == Kind.SYMLINK:
+            digest = symlink_digest(item.target)
+        else:
+            digest = special_digest(item.kind, item.rdev)
+        size = len(item.target) if item.kind == Kind.SYMLINK else content.size
+        return Entry(
+            name, item.kind, at.mode, at.uid, at.gid, at.mtime, size, digest, content.chunks, content.node,
+            None if extra == Extra() else extra,
+        )
+
+    def _content(self, item: FrozenFile) -> Content:
+        file = item.file
+        if file is None:
+            return item.content or NOTHING
+        found = self._contents.get(id(file))
+        if found is None:
+            found = self._contents[id(file)] = self._cut(file)
+        return found
+
+    def _cut(self, file: StagedFile) -> Content:
+        def read_base(content: Content, offset: int, size: int) -> bytes:
+            return read_content(self._nodes, self._chunks, content, offset, size)
+
+        def read(offset: int, size: int) -> bytes:
+            return file.read(offset, size, read_base)
+
+        if file.base is None:
+            return self._chunker.cut_reader(read, file.size, self._sink, self._nodes)
+        dirty = file.extents.ranges()
+        if file.base_limit < min(file.size, file.base.size):
+            # Cut off and extended again: zeros stand where the base had bytes.
+            dirty = sorted([*dirty, (file.base_limit, min(file.size, file.base.size))])
+        return self._chunker.recut(file.base, dirty, read, file.size, self._sink, self._nodes)
+
+
+def _attributes(name: bytes, at: Attributes) -> Entry:
+    extra = Extra(xattrs=at.xattrs) if at.xattrs else None
+    return directory(name, None, mode=at.mode, uid=at.uid, gid=at.gid, mtime=at.mtime, extra=extra)
+
+
+def thaw(tree: Worktree, frozen: Frozen, *, committed: bool) -> None:
+    """End a freeze. When it was `committed`, what has not changed since is as in the commit; the caller then adopts
+    the commit's tree."""
+    for node, number, file in frozen.nodes:
+        if file is not None:
+            tree.thawed(file)
+        if not committed:
+            continue
+        if node.changed == number:
+            node.changed = 0
+            if node.file is not None and node.file is file:
+                file.discard()
+                node.file = None
+            if node.parent is not None:
+                node.placed = True
+        if file is not None and node.closed is file:
+            file.discard()
+            node.closed = None
+    if committed:
+        for parent, name, number in frozen.removed:
+            if parent.removed.get(name) == number:
+                del parent.removed[name]
+        _settle_below(tree.root)
+
+
+def keep_records(tree: Worktree, frozen: Frozen) -> None:
+    """The records up to `frozen.upto` are about to go: record anew what they hold of files that were left out."""
+    for node in frozen.skipped:
+        tree.record_again(node, frozen.upto)
+
+
+def _settle_below(node: WorkNode) -> bool:
+    """Find out again which directories have changes below them; whether this one is, or has, one."""
+    if node.below:
+        node.below = False
+        for child in node.children.values():
+            if (child.below or child.changed) and _settle_below(child):
+                node.below = True
+    return bool(node.below or node.changed or node.removed)

@@ -1,0 +1,335 @@
+"""The branches that are mounted for writing on this node: opens them, commits them, keeps them at their heads.
+
+One task a branch gathers closed writes until the branch has been quiet, or has waited long enough, and makes one commit
+of them. What fails is tried again with backoff and shown in `vfsd status`; nothing that goes on locally stops.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import random
+from collections.abc import Callable, Iterator
+
+import msgspec
+import trio
+
+from vfsd.index.journal import BranchRow, JournalFile
+from vfsd.model.entry import Entry
+from vfsd.model.errors import InvalidArgument, NotCached, NotFound, VfsdError
+from vfsd.model.ids import CommitId
+from vfsd.repo.content import ChunkSource
+from vfsd.repo.diff import Changed, diff
+from vfsd.repo.refs import Head, check_writable
+from vfsd.repo.repository import Committed, Repository, empty_root
+from vfsd.repo.tree import apply
+from vfsd.worktree.adopt import Stale, adopt
+from vfsd.worktree.freeze import Frozen, Storer, freeze, keep_records, thaw
+from vfsd.worktree.replay import replay, staged_names
+from vfsd.worktree.staging import Staging
+from vfsd.worktree.worktree import Worktree
+
+log = logging.getLogger(__name__)
+FIRST_RETRY_S, LAST_RETRY_S = 0.5, 60.0
+
+
+class CommitTiming(msgspec.Struct, frozen=True):
+    """When closed writes become a commit. quiet_s: after no change for so long. max_wait_s: at the latest so long
+    after the first change."""
+
+    quiet_s: float = 1.0
+    max_wait_s: float = 30.0
+
+
+class LiveBranch:
+    """One branch's head on this node, and the state of its committer."""
+
+    def __init__(self, row: BranchRow, head: Head, base: Entry, tree: Worktree) -> None:
+        self.row = row
+        self.head = head
+        self.base = base  # root of the commit that the head is over
+        self.tree = tree
+        self.held = row.held
+        self.first_change: float | None = None
+        self.last_change = 0.0
+        self.woken = trio.Event()  # something for the committer to look at
+        self.urgent = False  # do not wait for quiet
+        self.lock = trio.Lock()  # held while a commit is made or another head adopted
+        self.scope = trio.CancelScope()  # of the committer
+        self.error = ""
+        self.retries = 0
+
+    def changed(self) -> None:
+        """The head was changed; called for every operation, so it does little."""
+        self.last_change = trio.current_time()
+        if self.first_change is None:
+            self.first_change = self.last_change
+            self.woken.set()
+
+    @property
+    def name(self) -> str:
+        """repo/branch."""
+        return f"{self.row.repo}/{self.row.branch}"
+
+
+class LiveBranches:
+    """All writable branches of one node. Everything but the loads it hands out runs in the event loop."""
+
+    def __init__(
+        self,
+        repository: Repository,
+        journal: JournalFile,
+        staging: Staging,
+        *,
+        nursery: trio.Nursery,
+        inline_chunks: ChunkSource,
+        chunks: ChunkSource,
+        numbers: Iterator[int] | None = None,
+        timing: CommitTiming,
+        author: str,
+        on_stale: Callable[[Stale], None],
+        on_commit: Callable[[Committed], None],
+        on_reset: Callable[[LiveBranch], None],
+    ) -> None:
+        self._repository = repository
+        self._journal = journal
+        self._staging = staging
+        self._nursery = nursery
+        self._inline_chunks = inline_chunks
+        self._chunks = chunks
+        self._numbers = numbers or itertools.count(2)
+        self._timing = timing
+        self._author = author
+        self._on_stale = on_stale
+        self._on_commit = on_commit
+        self._on_reset = on_reset
+        self._live: dict[tuple[str, str], LiveBranch] = {}
+        self._opened: dict[tuple[str, str], LiveBranch] = {}
+
+    # Opening
+
+    def get(self, repo: str, branch: str) -> LiveBranch:
+        """A branch's head; NotCached while it is not open, NotFound when there is no such branch."""
+        key = (repo, branch)
+        found = self._live.get(key)
+        if found is None:
+            found = self._opened.pop(key, None)
+            if found is None:
+                raise NotCached(("branch", *key), lambda: self._open(repo, branch))
+            self._live[key] = found
+            self._nursery.start_soon(self._run, found)
+            if found.first_change is not None:
+                found.woken.set()
+        return found
+
+    def known(self, repo: str, branch: str) -> LiveBranch | None:
+        """A branch's head when it is open."""
+        return self._live.get((repo, branch))
+
+    def all(self) -> list[LiveBranch]:
+        """The open ones."""
+        return list(self._live.values())
+
+    def _open(self, repo: str, branch: str) -> None:
+        """Blocks: read the head, bring the journal's changes back, and follow the head to where it is now."""
+        head = self._repository.refs.head(repo, branch)
+        row = self._journal.branch(repo, branch, head.commit or "")
+        base = self._root(CommitId(row.base) if row.base else None)
+        tree = Worktree(
+            row, base, nodes=self._repository.inline, chunks=self._inline_chunks, journal=self._journal,
+            staging=self._staging, numbers=self._numbers, on_change=lambda: None,
+        )
+        if head.head.pipeline:
+            tree.read_only = f"{repo}/{branch} is the output of pipeline {head.head.pipeline}"
+        live = LiveBranch(row, head, base, tree)
+        records = replay(tree, self._repository.nodes)
+        if (head.commit or "") != row.base:
+            root, changes = self._move(base, head.commit)
+            adopt(tree, root, changes, frozenset())
+            live.base = root
+            self._journal.committed(row.id, 0, head.commit or "")
+        tree.on_change = live.changed
+        if records:
+            log.info("%s: %d changes of an earlier run brought back", live.name, records)
+            live.first_change = 0.0
+            live.urgent = True
+        self._opened[repo, branch] = live
+
+    def recover(self) -> list[tuple[str, str]]:
+        """Branches that have changes from an earlier run; staging files that none of them names are removed. Blocks."""
+        pending, used = [], set()
+        for row in self._journal.branches():
+            records = self._journal.records(row.id)
+            if records:
+                pending.append((row.repo, row.branch))
+            used |= staged_names(records)
+        self._staging.clean(used)
+        return pending
+
+    def _root(self, commit: CommitId | None) -> Entry:
+        return empty_root() if commit is None else self._repository.commits.get(commit).root
+
+    def _move(self, base: Entry, commit: CommitId | None) -> tuple[Entry, list[Changed]]:
+        root = self._root(commit)
+        return root, list(diff(self._repository.nodes, base, root))
+
+    # Following the branch
+
+    async def head_moved(self, repo: str, branch: str) -> None:
+        """The branch may stand elsewhere now: follow it."""
+        live = self._live.get((repo, branch))
+        if live is None:
+            return
+        async with live.lock:
+            try:
+                head = await trio.to_thread.run_sync(self._repository.refs.head, repo, branch)
+            except NotFound:
+                return
+            if head.commit == live.head.commit:
+                live.head = head
+                return
+            root, changes = await trio.to_thread.run_sync(self._move, live.base, head.commit)
+            self._on_stale(adopt(live.tree, root, changes, frozenset()))
+            live.base, live.head = root, head
+            self._journal.committed(live.row.id, 0, head.commit or "")
+
+    # Committing
+
+    async def _run(self, live: LiveBranch) -> None:
+        with live.scope:
+            await self._commit_forever(live)
+
+    async def _commit_forever(self, live: LiveBranch) -> None:
+        while True:
+            await live.woken.wait()
+            live.woken = trio.Event()
+            await self._wait_for_quiet(live)
+            if live.held is not None and not live.urgent:
+                continue
+            live.urgent = False
+            try:
+                await self.commit(live)
+            except VfsdError as error:
+                await self._failed(live, error)
+
+    async def _wait_for_quiet(self, live: LiveBranch) -> None:
+        while not live.urgent and live.first_change is not None:
+            now = trio.current_time()
+            due = min(live.last_change + self._timing.quiet_s, live.first_change + self._timing.max_wait_s)
+            if now >= due:
+                return
+            with trio.move_on_after(due - now):
+                await live.woken.wait()
+                live.woken = trio.Event()
+
+    async def _failed(self, live: LiveBranch, error: VfsdError) -> None:
+        if str(error) != live.error:
+            log.warning("%s: cannot commit, will try again: %s", live.name, error)
+        live.error = str(error)
+        live.retries += 1
+        delay = min(LAST_RETRY_S, FIRST_RETRY_S * 2 ** min(live.retries - 1, 10))
+        with trio.move_on_after(random.uniform(delay / 2, delay)):
+            while not live.urgent:
+                await live.woken.wait()
+                live.woken = trio.Event()
+        live.first_change = live.first_change or trio.current_time()
+        live.urgent = True
+        live.woken.set()
+
+    async def commit(self, live: LiveBranch, message: str = "") -> Committed | None:
+        """Make a commit of what is closed, now; None when there is nothing. VfsdError leaves everything as it was."""
+        check_writable(live.head)
+        async with live.lock:
+            live.first_change = None
+            frozen = freeze(live.tree)
+            if frozen is None:
+                return None
+            try:
+                made, root, changes = await trio.to_thread.run_sync(
+                    self._store, live, frozen, message or live.held or ""
+                )
+            except BaseException:
+                thaw(live.tree, frozen, committed=False)
+                live.first_change = live.first_change or trio.current_time()
+                raise
+            head = made[0]
+            keep_records(live.tree, frozen)
+            thaw(live.tree, frozen, committed=True)
+            own = frozenset(node.ino for node, _, _ in frozen.nodes)
+            stale = adopt(live.tree, root, changes, own)
+            live.base, live.head = root, head
+            self._journal.committed(live.row.id, frozen.upto, head.commit or "")
+            self._staging.committed(frozen.upto)
+            live.error, live.retries = "", 0
+        self._on_stale(stale)
+        if made[1] is not None:
+            self._on_commit(made[1])
+        return made[1]
+
+    def _store(
+        self, live: LiveBranch, frozen: Frozen, message: str
+    ) -> tuple[tuple[Head, Committed | None], Entry, list[Changed]]:
+        """Blocks: cut and store what is staged, make the commit, find out what it changed."""
+        repository = self._repository
+        writer = repository.writer()
+        try:
+            storer = Storer(repository.chunker, writer, repository.nodes, self._chunks)
+            sub = storer.changes(frozen)
+            committed = repository.commit(
+                live.row.repo,
+                live.row.branch,
+                lambda root, sink: apply(repository.nodes, sink, root, sub),
+                writer=writer,
+                message=message or _summary(frozen),
+                author=self._author,
+                head=live.head,
+            )
+        finally:
+            writer.close()
+        head = committed.head if committed else repository.refs.head(live.row.repo, live.row.branch)
+        root, changes = self._move(live.base, head.commit)
+        return (head, committed), root, changes
+
+    # Transactions
+
+    def start_transaction(self, live: LiveBranch, message: str) -> None:
+        """Hold commits back until the transaction ends. InvalidArgument when one is open."""
+        check_writable(live.head)
+        if live.held is not None:
+            raise InvalidArgument(f"{live.name} has an open transaction: finish or abort it first")
+        self._journal.hold(live.row.id, message)
+        live.held = message
+
+    async def finish_transaction(self, live: LiveBranch, message: str = "") -> Committed | None:
+        """Commit everything since the start as one commit."""
+        self._need_transaction(live)
+        committed = await self.commit(live, message)
+        self._journal.hold(live.row.id, None)
+        live.held = None
+        return committed
+
+    def abort_transaction(self, live: LiveBranch) -> None:
+        """Forget everything since the start: the head is the commit again. Open files keep their bytes until closed."""
+        self._need_transaction(live)
+        self._journal.committed(live.row.id, live.tree.last_record, live.head.commit or "")
+        self._staging.committed(live.tree.last_record)
+        self._journal.hold(live.row.id, None)
+        self.close(live)
+
+    def close(self, live: LiveBranch) -> None:
+        """Let go of a branch (deleted, or its changes aborted); it is opened anew when it is asked for again."""
+        self._live.pop((live.row.repo, live.row.branch), None)
+        live.scope.cancel()
+        self._on_reset(live)
+
+    def _need_transaction(self, live: LiveBranch) -> None:
+        if live.held is None:
+            raise InvalidArgument(f"{live.name} has no open transaction: `vfsd commit start` begins one")
+
+
+def _summary(frozen: Frozen) -> str:
+    """A message for a commit that nobody gave one: what it touches."""
+    names = [(b"- " if item is None else b"") + name for name, item in itertools.islice(frozen.root.items.items(), 3)]
+    text = ", ".join(name.decode(errors="backslashreplace") for name in names)
+    more = len(frozen.root.items) - len(names)
+    return f"{text} and {more} more" if more > 0 else text

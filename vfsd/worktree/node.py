@@ -1,0 +1,102 @@
+"""Inodes of a branch's mutable head. A WorkNode exists while the kernel knows the inode, or while it holds changes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from vfsd.model.entry import Entry, Kind, Ref
+from vfsd.worktree.records import Attributes
+from vfsd.worktree.staging import StagedFile
+
+if TYPE_CHECKING:
+    from vfsd.worktree.worktree import Worktree
+
+
+class WorkNode:
+    """One inode. For a directory `tree` is the committed listing beneath the changes that `children` and `removed`
+    hold; for a file `file` holds bytes that are in no commit yet, over `entry`, the committed one.
+
+    changed: number of the last change, 0 when the node is as committed. below: something below it is changed.
+    placed: the commit has it under this parent and name.
+    """
+
+    __slots__ = (
+        "atime", "below", "changed", "children", "closed", "ctime", "entry", "file", "gid", "head", "ino",
+        "kind", "links", "lookups", "mode", "mtime", "name", "opens", "parent", "placed", "rdev", "removed",
+        "target", "tree", "uid", "writers", "xattrs",
+    )
+
+    def __init__(self, head: Worktree, ino: int, kind: int, name: bytes, parent: WorkNode | None) -> None:
+        self.head = head
+        self.ino = ino
+        self.kind = kind
+        self.name = name
+        self.parent = parent
+        self.mode = 0o644
+        self.uid = 0
+        self.gid = 0
+        self.mtime = 0
+        self.ctime = 0
+        self.atime = 0
+        self.rdev = 0
+        self.target = b""
+        self.xattrs: dict[bytes, bytes] = {}
+        self.entry: Entry | None = None
+        self.tree: Ref | None = None
+        self.children: dict[bytes, WorkNode] = {}
+        self.removed: dict[bytes, int] = {}  # names that the commit has and the head does not → number of the change
+        self.file: StagedFile | None = None
+        self.closed: StagedFile | None = None  # last closed, uncommitted bytes while `file` is being written anew
+        self.links: list[tuple[WorkNode, bytes]] = []  # further names of a hard-linked file
+        self.changed = 0
+        self.below = False
+        self.placed = False
+        self.lookups = 0
+        self.opens = 0
+        self.writers = 0
+
+    @property
+    def size(self) -> int:
+        """Bytes: of a file's current content, of a symlink's target."""
+        if self.file is not None:
+            return self.file.size
+        if self.kind == Kind.SYMLINK:
+            return len(self.target)
+        return self.entry.size if self.entry is not None and self.kind == Kind.FILE else 0
+
+    @property
+    def nlink(self) -> int:
+        """Names that this head knows of."""
+        if self.kind == Kind.DIR:
+            return 2
+        return len(self.links) + (self.parent is not None)
+
+    @property
+    def attributes(self) -> Attributes:
+        """What the journal keeps of the attributes."""
+        return Attributes(self.mode, self.uid, self.gid, self.mtime, dict(self.xattrs))
+
+    def set_attributes(self, attributes: Attributes) -> None:
+        """The reverse of `attributes`."""
+        self.mode, self.uid, self.gid = attributes.mode, attributes.uid, attributes.gid
+        self.mtime, self.xattrs = attributes.mtime, dict(attributes.xattrs)
+
+    def adopt(self, entry: Entry) -> None:
+        """Be as a commit has it."""
+        self.entry = entry
+        self.mode, self.uid, self.gid = entry.mode, entry.uid, entry.gid
+        self.mtime = self.ctime = entry.mtime
+        self.atime = max(self.atime, entry.mtime)
+        more = entry.more
+        self.target, self.rdev, self.xattrs = more.target, more.rdev, dict(more.xattrs)
+        if self.kind == Kind.DIR:
+            self.tree = entry.node
+
+    def path(self) -> tuple[bytes, ...] | None:
+        """Where it is in the branch; None once it is unlinked."""
+        parts: list[bytes] = []
+        node = self
+        while node.parent is not None:
+            parts.append(node.name)
+            node = node.parent
+        return tuple(reversed(parts)) if node.name == b"" else None

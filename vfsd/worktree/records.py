@@ -1,0 +1,102 @@
+"""Journal records: what changed in a branch, by path, so that replaying them on a commit gives the head again.
+
+msgpack, each a tagged array; docs/semantics.md says which operation writes which. Replaying tolerates a path that is
+not there: the commit may have moved on, and a removal of nothing is nothing.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from vfsd.model.errors import Damaged
+from vfsd.repo.chunklist import Content
+
+Path = tuple[bytes, ...]
+
+
+class Attributes(msgspec.Struct, array_like=True, frozen=True):
+    """mode: 12 permission bits. mtime: ns since 1970."""
+
+    mode: int
+    uid: int
+    gid: int
+    mtime: int
+    xattrs: dict[bytes, bytes] = {}
+
+
+class Stored(msgspec.Struct, array_like=True, frozen=True):
+    """Where written bytes are: in the staging file `name`. A segment holds many small files, so `offset` says where
+    byte 0 of this one is; a file of its own has offset 0. extents: the ranges that were written."""
+
+    name: str
+    offset: int
+    extents: tuple[tuple[int, int], ...]
+
+
+class FileRecord(msgspec.Struct, array_like=True, frozen=True, tag="file"):
+    """A file was closed (or synced): its whole state. base: what the bytes outside the extents are up to byte
+    `base_limit`; zeros from there to `size`. stored None: nothing but the base."""
+
+    path: Path
+    attributes: Attributes
+    size: int
+    base: Content | None
+    base_limit: int
+    stored: Stored | None
+
+
+class MakeRecord(msgspec.Struct, array_like=True, frozen=True, tag="make"):
+    """A directory, symlink or special file was made."""
+
+    path: Path
+    kind: int
+    attributes: Attributes
+    target: bytes = b""
+    rdev: int = 0
+
+
+class RemoveRecord(msgspec.Struct, array_like=True, frozen=True, tag="remove"):
+    """A name was removed."""
+
+    path: Path
+
+
+class MoveRecord(msgspec.Struct, array_like=True, frozen=True, tag="move"):
+    """A name was moved over another, or both exchanged."""
+
+    old: Path
+    new: Path
+    exchange: bool = False
+
+
+class LinkRecord(msgspec.Struct, array_like=True, frozen=True, tag="link"):
+    """A second name was given to a file."""
+
+    old: Path
+    new: Path
+
+
+class AttributesRecord(msgspec.Struct, array_like=True, frozen=True, tag="attributes"):
+    """Mode, owner, time or xattrs were changed."""
+
+    path: Path
+    attributes: Attributes
+
+
+Record = FileRecord | MakeRecord | RemoveRecord | MoveRecord | LinkRecord | AttributesRecord
+
+_ENCODE = msgspec.msgpack.Encoder().encode
+_DECODE = msgspec.msgpack.Decoder(Record).decode
+
+
+def encode_record(record: Record) -> bytes:
+    """The bytes that stand in the journal."""
+    return _ENCODE(record)
+
+
+def decode_record(data: bytes) -> Record:
+    """What `encode_record` gave; Damaged."""
+    try:
+        return _DECODE(data)  # type: ignore[no-any-return]
+    except msgspec.MsgspecError as error:
+        raise Damaged(f"a journal record cannot be read: {error}") from None

@@ -1,0 +1,513 @@
+"""The mutable head of one branch: what POSIX operations do to it. Single-threaded: the event loop's thread calls it.
+
+No call blocks on the store: where committed bytes or names are needed that are not at hand, NotCached is raised before
+anything has changed, and the caller loads them and calls again. What a call acknowledges is in the journal first.
+"""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import time
+from collections.abc import Callable, Iterator
+
+from vfsd.index.journal import BranchRow, JournalFile
+from vfsd.model.entry import Entry, Kind
+from vfsd.model.errors import Refused
+from vfsd.repo.chunklist import Content, content_of
+from vfsd.repo.content import ChunkSource, read_content
+from vfsd.repo.directory import entries, lookup
+from vfsd.repo.nodes import NodeSource
+from vfsd.worktree.node import WorkNode
+from vfsd.worktree.records import (
+    Attributes,
+    AttributesRecord,
+    FileRecord,
+    LinkRecord,
+    MakeRecord,
+    MoveRecord,
+    Record,
+    RemoveRecord,
+    encode_record,
+)
+from vfsd.worktree.staging import StagedFile, Staging
+
+MAX_NAME = 255
+MAX_FILE = 1 << 62
+
+
+class Worktree:
+    """A branch's head on this node. `on_change` is called after each change that a commit would hold."""
+
+    def __init__(
+        self,
+        row: BranchRow,
+        root: Entry,
+        *,
+        nodes: NodeSource,
+        chunks: ChunkSource,
+        journal: JournalFile,
+        staging: Staging,
+        numbers: Iterator[int],
+        on_change: Callable[[], None],
+    ) -> None:
+        self.row = row
+        self.nodes = nodes
+        self.journal = journal
+        self.staging = staging
+        self.last_record = 0
+        self._chunks = chunks
+        self._numbers = numbers
+        self.on_change = on_change
+        self.read_only = ""  # why users may not write here; empty when they may
+        self._changes = itertools.count(1)
+        self._linked: dict[int, WorkNode] = {}  # link number → the inode that its names share
+        self.replaying = False
+        self.root = WorkNode(self, next(numbers), Kind.DIR, b"", None)
+        self.root.adopt(root)
+        self.root.placed = True
+
+    # Looking
+
+    def lookup(self, parent: WorkNode, name: bytes) -> WorkNode | None:
+        """The inode under a name, or None."""
+        _need_directory(parent)
+        node = parent.children.get(name)
+        if node is not None or name in parent.removed or parent.tree is None:
+            return node
+        if len(name) > MAX_NAME:
+            raise Refused(errno.ENAMETOOLONG)
+        entry = lookup(self.nodes, parent.tree, name)
+        return None if entry is None else self.materialise(parent, entry)
+
+    def materialise(self, parent: WorkNode, entry: Entry) -> WorkNode:
+        """The inode of a committed entry that has none yet."""
+        link = entry.more.link
+        node = self._linked.get(link) if link else None
+        if node is not None:
+            node.links.append((parent, entry.name))
+        else:
+            node = WorkNode(self, next(self._numbers), entry.kind, entry.name, parent)
+            node.adopt(entry)
+            node.placed = True
+            if link:
+                self._linked[link] = node
+        parent.children[entry.name] = node
+        return node
+
+    def listing(self, parent: WorkNode, after: bytes | None) -> Iterator[tuple[bytes, WorkNode | Entry]]:
+        """(name, inode or committed entry) behind `after`, in order of names."""
+        own = sorted(name for name in parent.children if after is None or name > after)
+        at = 0
+        for entry in entries(self.nodes, parent.tree, after):
+            while at < len(own) and own[at] < entry.name:
+                if own[at] in parent.children:
+                    yield own[at], parent.children[own[at]]
+                at += 1
+            if at < len(own) and own[at] == entry.name:
+                continue
+            if entry.name not in parent.removed:
+                yield entry.name, parent.children.get(entry.name, entry)
+        for name in own[at:]:
+            if name in parent.children:
+                yield name, parent.children[name]
+
+    def is_empty(self, node: WorkNode) -> bool:
+        """Whether a directory has no names."""
+        return next(self.listing(node, None), None) is None
+
+    def forget(self, node: WorkNode) -> None:
+        """The kernel does not know the inode any more: drop it unless something needs it."""
+        if node.lookups or node.opens or node.changed or node.below or node.children or node.parent is None:
+            if node.parent is None and node is not self.root and not node.opens and not node.lookups:
+                self._discard(node)
+            return
+        if node.removed or node.links or not node.placed:
+            return
+        parent = node.parent
+        if parent.children.get(node.name) is node:
+            del parent.children[node.name]
+            if not parent.lookups:
+                self.forget(parent)
+        self._linked.pop(node.entry.more.link if node.entry else 0, None)
+
+    # Making and removing names
+
+    def make(
+        self, parent: WorkNode, name: bytes, kind: int, mode: int, uid: int, gid: int, *, target: bytes = b"",
+        rdev: int = 0,
+    ) -> WorkNode:
+        """A new directory, symlink, special file, or empty file. A file is recorded when it is closed."""
+        if len(name) > MAX_NAME:
+            raise Refused(errno.ENAMETOOLONG)
+        if self.lookup(parent, name) is not None:
+            raise Refused(errno.EEXIST)
+        self._need_linked(parent)
+        node = WorkNode(self, next(self._numbers), kind, name, parent)
+        node.mode, node.uid, node.gid, node.target, node.rdev = mode & 0o7777, uid, gid, target, rdev
+        if parent.mode & 0o2000:
+            node.gid = parent.gid
+            if kind == Kind.DIR:
+                node.mode |= 0o2000
+        node.mtime = node.ctime = node.atime = _now()
+        if kind == Kind.FILE:
+            node.file = StagedFile(self.staging)
+        else:
+            self._record(MakeRecord((*self._path(parent), name), kind, node.attributes, target, rdev))
+        self._bind(parent, name, node)
+        self._touch(node)
+        return node
+
+    def unlink(self, parent: WorkNode, name: bytes) -> WorkNode:
+        """Remove a name that is not a directory's; the inode."""
+        node = self._existing(parent, name)
+        if node.kind == Kind.DIR:
+            raise Refused(errno.EISDIR)
+        self._record(RemoveRecord((*self._path(parent), name)))
+        self._unbind(parent, name, node)
+        return node
+
+    def rmdir(self, parent: WorkNode, name: bytes) -> WorkNode:
+        """Remove an empty directory; its inode."""
+        node = self._existing(parent, name)
+        _need_directory(node)
+        if not self.is_empty(node):
+            raise Refused(errno.ENOTEMPTY)
+        self._record(RemoveRecord((*self._path(parent), name)))
+        self._unbind(parent, name, node)
+        return node
+
+    def link(self, node: WorkNode, parent: WorkNode, name: bytes) -> WorkNode:
+        """A second name for a file."""
+        if node.kind == Kind.DIR:
+            raise Refused(errno.EPERM)
+        if len(name) > MAX_NAME:
+            raise Refused(errno.ENAMETOOLONG)
+        if self.lookup(parent, name) is not None:
+            raise Refused(errno.EEXIST)
+        self._need_linked(parent)
+        path = node.path()
+        if path is None:
+            raise Refused(errno.ENOENT)
+        self._record_unrecorded(node)
+        self._record(LinkRecord(path, (*self._path(parent), name)))
+        node.links.append((parent, name))
+        parent.children[name] = node
+        parent.removed.pop(name, None)
+        self._changed_names(parent)
+        node.ctime = _now()
+        self._touch(node)
+        return node
+
+    def rename(self, parent: WorkNode, name: bytes, to: WorkNode, new: bytes, flags: int) -> WorkNode | None:
+        """rename(2) with RENAME_NOREPLACE (1) and RENAME_EXCHANGE (2); the inode that lost its name, if any."""
+        node = self._existing(parent, name)
+        if len(new) > MAX_NAME:
+            raise Refused(errno.ENAMETOOLONG)
+        other = self.lookup(to, new)
+        self._need_linked(to)
+        if flags & 1 and other is not None:
+            raise Refused(errno.EEXIST)
+        exchange = bool(flags & 2)
+        if exchange and other is None:
+            raise Refused(errno.ENOENT)
+        if _is_below(to, node) or (exchange and other is not None and _is_below(parent, other)):
+            raise Refused(errno.EINVAL)
+        if other is node:
+            return None
+        if other is not None and not exchange:
+            self._check_replace(node, other)
+        for each in (node, other) if exchange else (node,):
+            if each is not None:
+                self._record_unrecorded(each)
+        self._record(MoveRecord((*self._path(parent), name), (*self._path(to), new), exchange))
+        if other is not None:
+            self._unbind(to, new, other)
+        self._unbind(parent, name, node)
+        self._bind(to, new, node)
+        if exchange and other is not None:
+            self._bind(parent, name, other)
+            other.ctime = _now()
+            self._touch(other)
+            other = None
+        node.ctime = _now()
+        self._touch(node)
+        return other
+
+    def _check_replace(self, node: WorkNode, other: WorkNode) -> None:
+        if node.kind == Kind.DIR:
+            if other.kind != Kind.DIR:
+                raise Refused(errno.ENOTDIR)
+            if not self.is_empty(other):
+                raise Refused(errno.ENOTEMPTY)
+        elif other.kind == Kind.DIR:
+            raise Refused(errno.EISDIR)
+
+    # Attributes
+
+    def set_attributes(
+        self, node: WorkNode, *, mode: int | None = None, uid: int | None = None, gid: int | None = None,
+        mtime: int | None = None, atime: int | None = None,
+    ) -> None:
+        """chmod, chown, utimens. atime is not kept in versions."""
+        if mode is not None:
+            node.mode = mode & 0o7777
+        if uid is not None:
+            node.uid = uid
+        if gid is not None:
+            node.gid = gid
+        if mtime is not None:
+            node.mtime = mtime
+        if atime is not None:
+            node.atime = atime
+        node.ctime = _now()
+        if (mode, uid, gid, mtime) != (None, None, None, None):
+            self.attributes_changed(node)
+
+    def set_xattr(self, node: WorkNode, name: bytes, value: bytes | None) -> None:
+        """Set, or with None remove, an extended attribute."""
+        if value is None:
+            if name not in node.xattrs:
+                raise Refused(errno.ENODATA)
+            del node.xattrs[name]
+        else:
+            node.xattrs = dict(sorted({**node.xattrs, name: value}.items()))
+        node.ctime = _now()
+        self.attributes_changed(node)
+
+    def attributes_changed(self, node: WorkNode) -> None:
+        """Record a node's attributes as they are now."""
+        path = node.path()
+        if path is not None and not (node.file is not None and node.writers):
+            self._record(AttributesRecord(path, node.attributes))
+        self._touch(node)
+
+    # Bytes
+
+    def opened(self, node: WorkNode, *, write: bool, truncate: bool) -> None:
+        """A file was opened."""
+        if truncate and (node.size or node.file is not None):
+            self.truncate(node, 0)
+        node.opens += 1
+        node.writers += write
+
+    def read(self, node: WorkNode, offset: int, size: int) -> bytes:
+        """Up to `size` bytes from `offset`."""
+        if node.file is not None:
+            return node.file.read(offset, size, self._read_base)
+        return b"" if node.entry is None else self._read_base(content_of(node.entry), offset, size)
+
+    def _read_base(self, content: Content, offset: int, size: int) -> bytes:
+        return read_content(self.nodes, self._chunks, content, offset, size)
+
+    def write(self, node: WorkNode, offset: int, data: bytes) -> int:
+        """Write; how many bytes."""
+        if offset + len(data) > MAX_FILE:
+            raise Refused(errno.EFBIG)
+        self._writable_file(node).write(offset, data)
+        self._wrote(node)
+        return len(data)
+
+    def truncate(self, node: WorkNode, size: int) -> None:
+        """Cut off or extend with zeros."""
+        if node.kind == Kind.DIR:
+            raise Refused(errno.EISDIR)
+        if size > MAX_FILE:
+            raise Refused(errno.EFBIG)
+        if size == 0:
+            # Nothing of the old bytes is needed: the closed version stays as it is until its commit.
+            self._replace_file(node, StagedFile(self.staging))
+        else:
+            self._writable_file(node).truncate(size)
+        self._wrote(node)
+        if not node.writers:
+            self._record_file(node)
+
+    def _wrote(self, node: WorkNode) -> None:
+        node.mtime = node.ctime = _now()
+        if node.mode & 0o6000:
+            node.mode &= ~0o6000 if node.mode & 0o010 else ~0o4000
+        if not node.changed or not node.writers:
+            self._touch(node)
+
+    def _writable_file(self, node: WorkNode) -> StagedFile:
+        file = node.file
+        if file is None:
+            base = content_of(node.entry) if node.entry is not None and node.entry.size else None
+            file = node.file = StagedFile(self.staging, base)
+        elif file.frozen:
+            copy = file.successor()
+            node.file = file = copy
+        return file
+
+    def _replace_file(self, node: WorkNode, file: StagedFile) -> None:
+        old, node.file = node.file, file
+        if old is not None and old is not node.closed:
+            if old.recorded and node.closed is None and not node.writers:
+                node.closed = old
+            else:
+                self._drop(old)
+
+    def flushed(self, node: WorkNode) -> None:
+        """A descriptor was closed: what was written so far is in the journal when this returns."""
+        if node.file is not None and node.changed:
+            self._record_file(node)
+
+    def released(self, node: WorkNode, *, write: bool) -> None:
+        """An open file is gone. The last writer's end makes the bytes a version that a commit may hold."""
+        node.opens -= 1
+        node.writers -= write
+        if write and not node.writers and node.file is not None and node.parent is not None:
+            self._record_file(node)
+            if node.closed is not None and node.closed is not node.file:
+                self._drop(node.closed)
+                node.closed = None
+            self._touch(node)
+        if node.parent is None and node is not self.root and not node.opens and not node.lookups:
+            self._discard(node)
+
+    def sync(self, node: WorkNode | None) -> Callable[[], None]:
+        """fsync: records what there is, and gives what must be run, in a thread, to make it survive a power cut."""
+        file = None if node is None else node.file
+        if node is not None and file is not None:
+            self._record_file(node)
+
+        def run() -> None:
+            if file is not None:
+                file.sync()
+            else:
+                self.staging.sync_segments()
+            self.journal.sync()
+
+        return run
+
+    # Journal
+
+    def _record(self, record: Record) -> int:
+        if not self.replaying:
+            self.last_record = self.journal.append(self.row.id, encode_record(record))
+        return self.last_record
+
+    def _record_file(self, node: WorkNode) -> None:
+        """Record a file's whole state under each of its names, unless the journal has it already."""
+        path, file = node.path(), node.file
+        if path is None or file is None or self.replaying:
+            return
+        stored = file.store()
+        state = (file.version, node.attributes)
+        if file.recorded and file.recorded_state == state:
+            return
+        file.recorded = self._record(
+            FileRecord(path, node.attributes, file.size, file.base, file.base_limit, stored)
+        )
+        file.recorded_state = state
+
+    def record_again(self, node: WorkNode, upto: int) -> None:
+        """Record a file's synced state anew if only records up to `upto` have it."""
+        file = node.file
+        if file is not None and 0 < file.recorded <= upto:
+            file.recorded_state = None
+            self._record_file(node)
+
+    def _record_unrecorded(self, node: WorkNode) -> None:
+        if node.file is not None and not node.file.recorded:
+            self._record_file(node)
+
+    # The names of a directory
+
+    def _bind(self, parent: WorkNode, name: bytes, node: WorkNode) -> None:
+        parent.children[name] = node
+        if name in parent.removed:
+            # The commit has another entry under this name: the new one replaces it.
+            del parent.removed[name]
+        node.parent, node.name, node.placed = parent, name, False
+        self._changed_names(parent)
+
+    def _unbind(self, parent: WorkNode, name: bytes, node: WorkNode) -> None:
+        parent.children.pop(name, None)
+        parent.removed[name] = next(self._changes)
+        if node.parent is parent and node.name == name:
+            if node.links:
+                node.parent, node.name = node.links.pop(0)
+            else:
+                node.parent = None
+                node.name = node.name or b"?"
+        else:
+            node.links = [link for link in node.links if link != (parent, name)]
+        node.ctime = _now()
+        self._changed_names(parent)
+        if node.parent is None and not node.opens and not node.lookups:
+            self._discard(node)
+
+    def _changed_names(self, parent: WorkNode) -> None:
+        parent.mtime = parent.ctime = _now()
+        self._touch(parent)
+
+    def _touch(self, node: WorkNode) -> None:
+        node.changed = next(self._changes)
+        for where in (node.parent, *(parent for parent, _ in node.links)):
+            above = where
+            while above is not None and not above.below:
+                above.below = True
+                above = above.parent
+        self.on_change()
+
+    def _discard(self, node: WorkNode) -> None:
+        """An inode without a name and without users: its bytes go."""
+        for file in {node.file, node.closed} - {None}:
+            assert file is not None
+            self._drop(file)
+        node.file = node.closed = None
+
+    def _drop(self, file: StagedFile) -> None:
+        if file.frozen:
+            file.doomed = True
+        else:
+            file.discard()
+
+    def thawed(self, file: StagedFile) -> None:
+        """A commit does not read a file's bytes any more."""
+        file.frozen -= 1
+        if file.doomed and not file.frozen:
+            file.discard()
+
+    def _existing(self, parent: WorkNode, name: bytes) -> WorkNode:
+        node = self.lookup(parent, name)
+        if node is None:
+            raise Refused(errno.ENOENT)
+        return node
+
+    def _need_linked(self, parent: WorkNode) -> None:
+        if parent.path() is None:
+            raise Refused(errno.ENOENT)
+
+    def _path(self, node: WorkNode) -> tuple[bytes, ...]:
+        path = node.path()
+        if path is None:
+            raise Refused(errno.ENOENT)
+        return path
+
+    def new_attributes(self, node: WorkNode, attributes: Attributes) -> None:
+        """Set attributes as a journal record has them."""
+        node.set_attributes(attributes)
+        node.ctime = node.mtime
+        self._touch(node)
+
+
+def _need_directory(node: WorkNode) -> None:
+    if node.kind != Kind.DIR:
+        raise Refused(errno.ENOTDIR)
+
+
+def _is_below(node: WorkNode, above: WorkNode) -> bool:
+    """Whether `node` is `above` or somewhere below it."""
+    where: WorkNode | None = node
+    while where is not None:
+        if where is above:
+            return True
+        where = where.parent
+    return False
+
+
+def _now() -> int:
+    return time.time_ns()
