@@ -268,6 +268,26 @@ class Index:
         )
         return [row[0] for row in rows]
 
+    def jobs_with_prefix(self, prefix: str) -> list[bytes]:
+        """Records of the jobs whose id begins with `prefix`."""
+        rows = self.file.connection.execute(
+            "SELECT record FROM jobs WHERE id >= ? AND id < ? ORDER BY id", (prefix, prefix + "\U0010ffff")
+        )
+        return [row[0] for row in rows]
+
+    def last_job(self, pipeline: str) -> bytes | None:
+        """The record of the newest job of a pipeline that has ended."""
+        row = self.file.connection.execute(
+            "SELECT record FROM jobs WHERE pipeline = ? AND finished > 0 ORDER BY created DESC LIMIT 1", (pipeline,)
+        ).fetchone()
+        return row[0] if row else None
+
+    def data_version(self) -> int:
+        """A number that changes whenever another process, or another thread of this one, has written; for this thread
+        alone."""
+        found: int = self.file.connection.execute("PRAGMA data_version").fetchone()[0]
+        return found
+
     def forget_jobs(self, pipeline: str) -> None:
         """Remove a pipeline's jobs."""
         with self.file.write() as db:

@@ -193,9 +193,9 @@ def _header(
     repo: str, branch: str, root: Entry, parent: CommitObject | None, message: str, author: str, gid: GlobalId,
     provenance: Sequence[Provenance], pipeline: str, job: JobId | None,
 ) -> Commit:
-    stamp = now_ns()
+    stamp = now_ns() // 1000 * 1000  # microseconds, as times are shown and asked for
     if parent is not None:
-        stamp = max(stamp, parent.header.time + 1)
+        stamp = max(stamp, parent.header.time + 1000)
     node = root.node
     return Commit(
         repo=repo,

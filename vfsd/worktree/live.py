@@ -152,7 +152,7 @@ class LiveBranches:
         if records:
             log.info("%s: %d changes of an earlier run brought back", live.name, records)
             live.first_change = 0.0
-            live.urgent = True
+            live.urgent = live.held is None
         self._opened[repo, branch] = live
 
     def recover(self) -> list[tuple[str, str]]:

@@ -119,8 +119,7 @@ class Worktree:
     def forget(self, node: WorkNode) -> None:
         """The kernel does not know the inode any more: drop it unless something needs it."""
         if node.lookups or node.opens or node.changed or node.below or node.children or node.parent is None:
-            if node.parent is None and node is not self.root and not node.opens and not node.lookups:
-                self._discard(node)
+            self._discard_unused(node)
             return
         if node.removed or node.links or not node.placed:
             return
@@ -165,6 +164,7 @@ class Worktree:
             raise Refused(errno.EISDIR)
         self._record(RemoveRecord((*self._path(parent), name)))
         self._unbind(parent, name, node)
+        self._discard_unused(node)
         return node
 
     def rmdir(self, parent: WorkNode, name: bytes) -> WorkNode:
@@ -230,6 +230,8 @@ class Worktree:
             other.ctime = _now()
             self._touch(other)
             other = None
+        if other is not None:
+            self._discard_unused(other)
         node.ctime = _now()
         self._touch(node)
         return other
@@ -363,8 +365,7 @@ class Worktree:
                 self._drop(node.closed)
                 node.closed = None
             self._touch(node)
-        if node.parent is None and node is not self.root and not node.opens and not node.lookups:
-            self._discard(node)
+        self._discard_unused(node)
 
     def sync(self, node: WorkNode | None) -> Callable[[], None]:
         """fsync: records what there is, and gives what must be run, in a thread, to make it survive a power cut."""
@@ -436,8 +437,6 @@ class Worktree:
             node.links = [link for link in node.links if link != (parent, name)]
         node.ctime = _now()
         self._changed_names(parent)
-        if node.parent is None and not node.opens and not node.lookups:
-            self._discard(node)
 
     def _changed_names(self, parent: WorkNode) -> None:
         parent.mtime = parent.ctime = _now()
@@ -451,6 +450,10 @@ class Worktree:
                 above.below = True
                 above = above.parent
         self.on_change()
+
+    def _discard_unused(self, node: WorkNode) -> None:
+        if node.parent is None and node is not self.root and not node.opens and not node.lookups:
+            self._discard(node)
 
     def _discard(self, node: WorkNode) -> None:
         """An inode without a name and without users: its bytes go."""

@@ -1,0 +1,206 @@
+"""From closed writes to commits, and what a crash leaves."""
+
+from __future__ import annotations
+
+import filecmp
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.mount.conftest import Mounted
+from tests.mount.test_namespace import wait_for
+
+
+def heads(mounted: Mounted) -> list[str]:
+    return [row["id"] for row in mounted.facts("log", "data/main")]
+
+
+def test_closed_writes_become_one_commit_when_the_branch_is_quiet(mounted: Mounted) -> None:
+    live = mounted.path / "data/main"
+    for number in range(20):
+        (live / f"f{number}").write_text(str(number))
+    wait_for(lambda: bool(heads(mounted)))
+    assert len(heads(mounted)) == 1
+    assert mounted.facts("show", "data/main")["files"] == 20
+
+
+def test_a_file_that_is_being_written_is_in_no_commit(mounted: Mounted) -> None:
+    live = mounted.path / "data/main"
+    with (live / "open").open("w") as file:
+        file.write("half")
+        file.flush()
+        (live / "closed").write_text("whole")
+        mounted.run("commit", "data/main")
+        assert os.listdir(mounted.path / "data/main@~0") == ["closed"]
+        file.write(" and the rest")
+    mounted.run("commit", "data/main")
+    assert (mounted.path / "data/main@~0/open").read_text() == "half and the rest"
+
+
+def test_a_rewritten_file_that_is_still_open_is_committed_as_it_was_closed(mounted: Mounted) -> None:
+    live = mounted.path / "data/main"
+    (live / "a").write_text("closed")
+    with (live / "a").open("w") as file:
+        file.write("not closed")
+        file.flush()
+        mounted.run("commit", "data/main")
+        assert (mounted.path / "data/main@~0/a").read_text() == "closed"
+    mounted.run("commit", "data/main")
+    assert (mounted.path / "data/main@~0/a").read_text() == "not closed"
+
+
+def test_commit_says_when_there_is_nothing_to_commit(mounted: Mounted) -> None:
+    assert mounted.run("commit", "data/main").stdout == "nothing to commit\n"
+    assert heads(mounted) == []
+
+
+def test_a_transaction_holds_commits_back_and_makes_one(mounted: Mounted) -> None:
+    live = mounted.path / "data/main"
+    mounted.run("commit", "start", "data/main")
+    (live / "a").write_text("a")
+    refused = mounted.run("commit", "data/main", check=False)
+    assert refused.returncode != 0 and "transaction" in refused.stderr
+    (live / "b").write_text("b")
+    assert heads(mounted) == []
+    mounted.run("commit", "finish", "data/main", "-m", "both")
+    assert len(heads(mounted)) == 1
+    assert sorted(os.listdir(mounted.path / "data/main@~0")) == ["a", "b"]
+    assert mounted.facts("show", "data/main")["message"] == "both"
+
+
+def test_an_aborted_transaction_leaves_the_branch_as_it_was(mounted: Mounted) -> None:
+    live = mounted.path / "data/main"
+    (live / "keep").write_text("keep")
+    mounted.run("commit", "data/main")
+    mounted.run("commit", "start", "data/main")
+    (live / "keep").write_text("changed")
+    (live / "more").write_text("more")
+    mounted.run("commit", "abort", "data/main")
+    assert os.listdir(live) == ["keep"]
+    assert (live / "keep").read_text() == "keep"
+    assert len(heads(mounted)) == 1
+
+
+def test_unmounting_commits_what_is_closed(mounted: Mounted) -> None:
+    (mounted.path / "data/main/a").write_text("a")
+    mounted.umount()
+    assert mounted.run("cat", "data/main/a").stdout == "a"
+
+
+def test_what_was_closed_survives_kill_9_and_is_committed(mounted: Mounted) -> None:
+    live = mounted.path / "data/main"
+    (live / "base").write_text("base" * 100)
+    mounted.run("commit", "data/main")
+    mounted.run("commit", "start", "data/main")  # nothing is committed while the daemon is killed
+    (live / "small").write_text("small")
+    (live / "large").write_bytes(os.urandom(1 << 20))
+    large = (live / "large").read_bytes()
+    (live / "d").mkdir()
+    (live / "d/moved-from").write_text("moved")
+    (live / "d/moved-from").rename(live / "d/moved-to")
+    os.link(live / "small", live / "second-name")
+    os.symlink("small", live / "link")
+    (live / "gone").write_text("x")
+    (live / "gone").unlink()
+    with (live / "base").open("r+") as file:
+        file.seek(4)
+        file.write("EDIT")
+    os.chmod(live / "small", 0o600)
+    os.setxattr(live / "small", b"user.colour", b"green")
+    mounted.kill()
+    mounted.mount()
+
+    def check(top: Path) -> None:
+        assert sorted(os.listdir(top)) == ["base", "d", "large", "link", "second-name", "small"]
+        assert (top / "small").read_text() == (top / "second-name").read_text() == "small"
+        assert (top / "large").read_bytes() == large
+        assert os.listdir(top / "d") == ["moved-to"] and (top / "d/moved-to").read_text() == "moved"
+        assert (top / "base").read_text() == "baseEDIT" + "base" * 98
+        assert os.readlink(top / "link") == "small"
+        assert os.stat(top / "small").st_mode & 0o777 in {0o600, 0o400}
+        assert os.getxattr(top / "small", b"user.colour") == b"green"
+
+    check(live)
+    mounted.run("commit", "finish", "data/main")
+    check(mounted.path / "data/main@~0")
+
+
+def test_a_node_that_lost_its_state_has_every_commit(mounted: Mounted) -> None:
+    shutil.copytree("/usr/share/common-licenses", mounted.path / "data/main/texts")
+    mounted.umount()
+    shutil.rmtree(mounted.folder / "state")
+    mounted.mount()
+    compared = filecmp.dircmp("/usr/share/common-licenses", mounted.path / "data/main/texts")
+    assert not compared.left_only and not compared.right_only and not compared.diff_files
+
+
+def test_edits_anywhere_in_a_large_file_read_back_and_are_committed(mounted: Mounted) -> None:
+    path = mounted.path / "data/main/large"
+    expected = bytearray(os.urandom(9 << 20))
+    path.write_bytes(expected)
+    mounted.run("commit", "data/main")
+    with path.open("r+b") as file:
+        for offset, data in ((0, b"begin"), (5_000_000, os.urandom(300_000)), (len(expected) + 1000, b"beyond")):
+            file.seek(offset)
+            file.write(data)
+            expected.extend(bytes(max(0, offset + len(data) - len(expected))))
+            expected[offset : offset + len(data)] = data
+    assert path.read_bytes() == expected
+    mounted.run("commit", "data/main")
+    assert (mounted.path / "data/main@~0/large").read_bytes() == expected
+    os.truncate(path, 4_000_000)
+    os.truncate(path, 4_500_000)
+    expected[4_000_000:] = bytes(500_000)
+    assert path.read_bytes() == expected
+    mounted.run("commit", "data/main")
+    assert (mounted.path / "data/main@~0/large").read_bytes() == expected
+
+
+def test_a_small_change_in_a_large_file_stores_little(mounted: Mounted) -> None:
+    path = mounted.path / "data/main/large"
+    path.write_bytes(os.urandom(32 << 20))
+    mounted.run("commit", "data/main")
+    before = _stored(mounted)
+    with path.open("r+b") as file:
+        file.seek(16 << 20)
+        file.write(b"one edit")
+    mounted.run("commit", "data/main")
+    assert _stored(mounted) - before < 9 << 20  # two chunks at the most, of four MiB each, and the tree
+
+
+def _stored(mounted: Mounted) -> int:
+    return sum(path.stat().st_size for path in (mounted.folder / "store").rglob("*") if path.is_file())
+
+
+def test_git_works_on_a_branch(mounted: Mounted) -> None:
+    live = mounted.path / "data/main"
+    shutil.copytree(Path(os.__file__).parent / "json", live / "json", ignore=shutil.ignore_patterns("__pycache__"))
+
+    def git(*words: str) -> str:
+        identity = ("-c", "user.name=a", "-c", "user.email=a@example.org")
+        return subprocess.run(
+            ["git", *identity, *words], cwd=live, check=True, capture_output=True, text=True
+        ).stdout
+
+    git("init", "-q")
+    git("add", "-A")
+    git("commit", "-qm", "one")
+    mounted.run("commit", "data/main")
+    git("gc", "-q")
+    assert git("fsck", "--full") == ""
+    assert git("status", "--porcelain") == ""
+
+
+@pytest.mark.parametrize("how", ["umount", "kill"])
+def test_an_open_transaction_outlives_the_daemon(mounted: Mounted, how: str) -> None:
+    mounted.run("commit", "start", "data/main")
+    (mounted.path / "data/main/a").write_text("a")
+    getattr(mounted, how)()
+    mounted.mount()
+    assert (mounted.path / "data/main/a").read_text() == "a"
+    assert heads(mounted) == []
+    mounted.run("commit", "finish", "data/main")
+    assert len(heads(mounted)) == 1
