@@ -1,0 +1,1 @@
+"""Pipelines: forming datums, deciding what runs (pure, in `job_state`), running it in a sandbox (`executor`)."""
