@@ -52,8 +52,9 @@ def test_a_rewritten_file_that_is_still_open_is_committed_as_it_was_closed(mount
     assert (mounted.path / "data/main@~0/a").read_text() == "not closed"
 
 
-def test_commit_says_when_there_is_nothing_to_commit(mounted: Mounted) -> None:
-    assert mounted.run("commit", "data/main").stdout == "nothing to commit\n"
+def test_commit_says_when_there_is_nothing_new_to_commit(mounted: Mounted) -> None:
+    done = mounted.run("commit", "data/main")
+    assert (done.stdout, done.stderr) == ("", "nothing new to commit\n")
     assert heads(mounted) == []
 
 

@@ -275,25 +275,29 @@ class BranchQuestions:
         live = await self._branch(question)
         if live.held is not None:
             raise InvalidArgument(f"{live.name} has an open transaction: `vfsd commit finish {live.name}` commits it")
-        return _result(await self._live.commit(live, question["message"]))
+        return _result(live, await self._live.commit(live, question["message"]))
 
     async def _start(self, question: dict[str, Any]) -> dict[str, Any]:
-        self._live.start_transaction(await self._branch(question), question["message"])
-        return _result(None)
+        live = await self._branch(question)
+        self._live.start_transaction(live, question["message"])
+        return _result(live, None)
 
     async def _finish(self, question: dict[str, Any]) -> dict[str, Any]:
-        return _result(await self._live.finish_transaction(await self._branch(question), question["message"]))
+        live = await self._branch(question)
+        return _result(live, await self._live.finish_transaction(live, question["message"]))
 
     async def _abort(self, question: dict[str, Any]) -> dict[str, Any]:
-        self._live.abort_transaction(await self._branch(question))
-        return _result(None)
+        live = await self._branch(question)
+        self._live.abort_transaction(live)
+        return _result(live, None)
 
 
-def _result(committed: Committed | None) -> dict[str, Any]:
-    return {"result": None if committed is None else committed.commit.id}
+def _result(live: LiveBranch, committed: Committed | None) -> dict[str, Any]:
+    """id: the commit that holds all that is closed. new: whether it was made just now."""
+    return {"id": live.head.commit, "new": committed is not None}
 
 
-async def ask_without_daemon(settings: Settings, question: str, branch: str, message: str) -> str | None:
+async def ask_without_daemon(settings: Settings, question: str, branch: str, message: str) -> dict[str, Any]:
     """Answer one of `BranchQuestions` in this process, which holds the state directory meanwhile."""
     node = Node(settings)
     try:
@@ -308,8 +312,7 @@ async def ask_without_daemon(settings: Settings, question: str, branch: str, mes
         raise _first(group) from None
     finally:
         node.close()
-    result: str | None = answer["result"]
-    return result
+    return answer
 
 
 def _first(group: BaseExceptionGroup[VfsdError]) -> VfsdError:

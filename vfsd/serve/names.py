@@ -66,6 +66,22 @@ class Names:
             raise NotCached(("ref", ref_key(repo, branch)), lambda: self._ask_branch(repo, branch))
         return head
 
+    def refresh(self, repo: str) -> None:
+        """Read the branches of a repo from the store, or with "" the repos. Blocks."""
+        if not repo:
+            found = set(self._refs.repos())
+            for name in found - self._heads.keys():
+                self._heads[name] = {}
+            for name in self._heads.keys() - found:
+                del self._heads[name]
+            return
+        listed = {branch for _, branch, _ in self._refs.branches(repo)}
+        known = self._heads.setdefault(repo, {})
+        for branch in listed - known.keys():
+            known[branch] = self._refs.head(repo, branch).head
+        for branch in known.keys() - listed:
+            del known[branch]
+
     def _ask_repo(self, repo: str) -> None:
         self._refs.repo(repo)
         self._heads.setdefault(repo, {})

@@ -21,6 +21,7 @@ from vfsd.model.location import Location, split_branch
 from vfsd.model.names import DEFAULT_BRANCH
 from vfsd.model.rev import parse_rev
 from vfsd.repo.chunklist import content_of
+from vfsd.repo.commit_object import CommitObject
 from vfsd.repo.content import ChunkSource, read_content
 from vfsd.repo.directory import entries, lookup
 from vfsd.repo.global_view import as_of_global
@@ -156,8 +157,11 @@ class View:
 
     def _answer(self, key: object, words: tuple[str, ...]) -> None:
         """Blocks: find the commit that is asked for."""
+        commit: CommitObject | None = None
         try:
-            if len(words) == 3:
+            if len(words) == 1:
+                self.names.refresh(words[0])
+            elif len(words) == 3:
                 repo, branch, rev = words
                 commit = self.repository.resolve(Location(repo, branch, parse_rev(rev), (), rev))
             else:
@@ -207,6 +211,8 @@ class View:
             for entry in entries(self.repository.inline, node.entry.node, after):
                 yield entry.name, node.children.get(entry.name, entry)
         else:
+            # Asked of the store each time: the watcher may be a moment behind a command that has returned.
+            self._ask(("list", node.repo), node.repo)
             listed = self.names.branches(node.repo) if node.repo else self.names.repos()
             for name in sorted(text.encode() for text in listed):
                 if after is None or name > after:

@@ -48,7 +48,7 @@ def _message(command: Any) -> Any:
 @_message
 @click.pass_obj
 def now(invocation: Invocation, branch: str, message: str) -> None:
-    """Commit closed writes now.
+    """Commit closed writes now, and print the id of the commit that holds them.
 
     \b
     Example:
@@ -111,7 +111,7 @@ def _ask(invocation: Invocation, question: str, branch: str, message: str) -> An
     path = control.socket_path(settings.node_dir(store_id))
     answer = control.ask(path, question, branch=branch, message=message)
     if answer is not None:
-        return answer["result"]
+        return answer
     import trio  # noqa: PLC0415
 
     from vfsd.daemon.node import ask_without_daemon  # noqa: PLC0415
@@ -119,11 +119,15 @@ def _ask(invocation: Invocation, question: str, branch: str, message: str) -> An
     return trio.run(ask_without_daemon, settings, question, branch, message)
 
 
-def _print_commit(invocation: Invocation, commit_id: str | None) -> None:
+def _print_commit(invocation: Invocation, answer: Any) -> None:
+    """The commit that holds everything closed so far, whether it was made now or just before by the daemon."""
     if invocation.json:
-        print_json({"id": commit_id})
+        print_json(answer)
     else:
-        print_line(commit_id or "nothing to commit")
+        if not answer["new"]:
+            click.echo("nothing new to commit", err=True)
+        if answer["id"]:
+            print_line(answer["id"])
 
 
 def _print_state(invocation: Invocation, branch: str, state: str) -> None:
