@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from vfsd.model.errors import AccessDenied, Damaged, NoSpace, Unavailable, VfsdError
 
@@ -16,7 +17,7 @@ BUSY_MS = 30_000  # how long a statement waits for another process's write
 class SqliteFile:
     """A SQLite file that several threads and processes use at once.
 
-    `migrations` names the set in index.schema; `version` is the user_version of a current file.
+    `migrations` names the set in index.migrations; `version` is the user_version of a current file.
     """
 
     def __init__(self, path: str, migrations: str, version: int) -> None:
@@ -36,12 +37,12 @@ class SqliteFile:
         # Imported when needed: only a new or older file needs it, and it costs every command's start.
         import sqlite_utils  # noqa: PLC0415
 
-        from vfsd.index import schema  # noqa: PLC0415
+        from vfsd.index import migrations  # noqa: PLC0415
 
         with self.errors(), self._lock:
             db = sqlite_utils.Database(sqlite3.connect(self.path, timeout=BUSY_MS / 1000))
             try:
-                getattr(schema, f"{name}_migrations").apply(db)
+                getattr(migrations, f"{name}_migrations").apply(db)
             except sqlite3.OperationalError as error:
                 # Another process brought a fresh file up at the same moment: its tables are ours.
                 if "already exists" not in str(error):
@@ -64,6 +65,19 @@ class SqliteFile:
             with self._lock:
                 self._all.append(found)
         return found
+
+    def one(self, statement: str, values: Sequence[object] = ()) -> tuple[Any, ...] | None:
+        """The first row of a query, or None."""
+        try:
+            found: tuple[Any, ...] | None = self.connection.execute(statement, values).fetchone()
+        except sqlite3.DatabaseError as error:
+            raise _translate(self.path, error) from error
+        return found
+
+    def rows(self, statement: str, values: Sequence[object] = ()) -> Iterator[tuple[Any, ...]]:
+        """The rows of a query, streamed."""
+        with self.errors():
+            yield from self.connection.execute(statement, values)
 
     @contextmanager
     def write(self) -> Iterator[sqlite3.Connection]:

@@ -90,7 +90,7 @@ class Index:
 
     def node(self, node_id: bytes) -> bytes | None:
         """The stored blob of a node, or None."""
-        row = self.file.connection.execute("SELECT stored FROM nodes WHERE id = ?", (node_id,)).fetchone()
+        row = self.file.one("SELECT stored FROM nodes WHERE id = ?", (node_id,))
         return row[0] if row else None
 
     def add_nodes(self, nodes: Sequence[tuple[bytes, bytes]]) -> None:
@@ -106,9 +106,9 @@ class Index:
 
     def place(self, blob_id: bytes) -> PlaceRow | None:
         """Where a blob lies, as far as this node knows."""
-        row = self.file.connection.execute(
+        row = self.file.one(
             "SELECT id, container, offset, length FROM places WHERE id = ?", (blob_id,)
-        ).fetchone()
+        )
         return PlaceRow(*row) if row else None
 
     def add_places(self, rows: Sequence[PlaceRow]) -> None:
@@ -122,18 +122,18 @@ class Index:
 
     def has_places(self) -> bool:
         """Whether any blob is known; a fresh index knows none."""
-        return self.file.connection.execute("SELECT 1 FROM places LIMIT 1").fetchone() is not None
+        return self.file.one("SELECT 1 FROM places LIMIT 1") is not None
 
     # Commits
 
     def commit(self, commit: CommitId) -> bytes | None:
         """The head of a commit object, or None."""
-        row = self.file.connection.execute("SELECT head FROM commits WHERE id = ?", (commit,)).fetchone()
+        row = self.file.one("SELECT head FROM commits WHERE id = ?", (commit,))
         return row[0] if row else None
 
     def is_complete(self, commit: CommitId) -> bool:
         """Whether the commit and all its ancestors are here."""
-        row = self.file.connection.execute("SELECT complete FROM commits WHERE id = ?", (commit,)).fetchone()
+        row = self.file.one("SELECT complete FROM commits WHERE id = ?", (commit,))
         return bool(row and row[0])
 
     def add_commits(self, rows: Sequence[CommitRow], *, complete: bool = False) -> None:
@@ -158,7 +158,7 @@ class Index:
 
     def downstream(self, commit: CommitId) -> list[CommitId]:
         """Commits that were made from `commit` directly, of those met here."""
-        rows = self.file.connection.execute(
+        rows = self.file.rows(
             "SELECT downstream FROM provenance WHERE upstream = ? ORDER BY downstream", (commit,)
         )
         return [CommitId(row[0]) for row in rows]
@@ -168,7 +168,7 @@ class Index:
     def refs(self, prefix: str) -> dict[str, tuple[str, bytes]]:
         """key → (etag, data) of the objects under `prefix` as last read."""
         with self.file.errors():
-            rows = self.file.connection.execute(
+            rows = self.file.rows(
                 "SELECT key, etag, data FROM refs WHERE key >= ? AND key < ?", (prefix, prefix + "\U0010ffff")
             )
             return {key: (etag, data) for key, etag, data in rows}
@@ -184,28 +184,28 @@ class Index:
     def block(self, chunk: bytes) -> BlockRow | None:
         """Where the cache has a chunk."""
         with self.file.errors():
-            row = self.file.connection.execute(
+            row = self.file.one(
                 "SELECT id, segment, offset, length, check64 FROM blocks WHERE id = ?", (chunk,)
-            ).fetchone()
+            )
         return BlockRow(*row) if row else None
 
     def segments(self) -> list[SegmentRow]:
         """All segments, the least recently used first."""
         with self.file.errors():
-            rows = self.file.connection.execute("SELECT id, size, used FROM segments ORDER BY used, id").fetchall()
+            rows = list(self.file.rows("SELECT id, size, used FROM segments ORDER BY used, id"))
         return [SegmentRow(*row) for row in rows]
 
     def has_segment(self, segment: int) -> bool:
         """Whether a segment has a row."""
         with self.file.errors():
-            rows = self.file.connection.execute("SELECT 1 FROM segments WHERE id = ?", (segment,))
-            return rows.fetchone() is not None
+            row = self.file.one("SELECT 1 FROM segments WHERE id = ?", (segment,))
+            return row is not None
 
     def has_blocks(self, segment: int) -> bool:
         """Whether any chunk is known to lie in a segment."""
         with self.file.errors():
-            rows = self.file.connection.execute("SELECT 1 FROM blocks WHERE segment = ? LIMIT 1", (segment,))
-            return rows.fetchone() is not None
+            row = self.file.one("SELECT 1 FROM blocks WHERE segment = ? LIMIT 1", (segment,))
+            return row is not None
 
     def add_segment(self, row: SegmentRow) -> None:
         """Remember a new segment."""
@@ -252,7 +252,7 @@ class Index:
 
     def job(self, job: str) -> bytes | None:
         """A job's record."""
-        row = self.file.connection.execute("SELECT record FROM jobs WHERE id = ?", (job,)).fetchone()
+        row = self.file.one("SELECT record FROM jobs WHERE id = ?", (job,))
         return row[0] if row else None
 
     def jobs(self, pipeline: str | None = None, *, in_flight: bool = False) -> list[bytes]:
@@ -263,29 +263,30 @@ class Index:
             values.append(pipeline)
         if in_flight:
             where.append("finished = 0")
-        rows = self.file.connection.execute(
+        rows = self.file.rows(
             f"SELECT record FROM jobs WHERE {' AND '.join(where)} ORDER BY created DESC, id", values
         )
         return [row[0] for row in rows]
 
     def jobs_with_prefix(self, prefix: str) -> list[bytes]:
         """Records of the jobs whose id begins with `prefix`."""
-        rows = self.file.connection.execute(
+        rows = self.file.rows(
             "SELECT record FROM jobs WHERE id >= ? AND id < ? ORDER BY id", (prefix, prefix + "\U0010ffff")
         )
         return [row[0] for row in rows]
 
     def last_job(self, pipeline: str) -> bytes | None:
         """The record of the newest job of a pipeline that has ended."""
-        row = self.file.connection.execute(
+        row = self.file.one(
             "SELECT record FROM jobs WHERE pipeline = ? AND finished > 0 ORDER BY created DESC LIMIT 1", (pipeline,)
-        ).fetchone()
+        )
         return row[0] if row else None
 
     def data_version(self) -> int:
         """A number that changes whenever another process, or another thread of this one, has written; for this thread
         alone."""
-        found: int = self.file.connection.execute("PRAGMA data_version").fetchone()[0]
+        row = self.file.one("PRAGMA data_version")
+        found: int = row[0] if row else 0
         return found
 
     def forget_jobs(self, pipeline: str) -> None:
@@ -305,7 +306,7 @@ class Index:
 
     def datum_results(self, job: str) -> Iterator[tuple[str, bytes]]:
         """(datum id, result) of a job in flight, in order of ids, streamed."""
-        yield from self.file.connection.execute(
+        yield from self.file.rows(
             "SELECT datum, result FROM job_datums WHERE job = ? ORDER BY datum", (job,)
         )
 

@@ -35,7 +35,7 @@ class JournalFile:
 
     def branches(self) -> list[BranchRow]:
         """All branches that have, or had, changes here."""
-        rows = self.file.connection.execute("SELECT id, repo, branch, base, held FROM branches ORDER BY id")
+        rows = self.file.rows("SELECT id, repo, branch, base, held FROM branches ORDER BY id")
         return [_branch(row) for row in rows]
 
     def branch(self, repo: str, branch: str, base: str) -> BranchRow:
@@ -58,7 +58,7 @@ class JournalFile:
 
     def records(self, branch: int) -> list[tuple[int, bytes]]:
         """(number, record) in order."""
-        rows = self.file.connection.execute(
+        rows = self.file.rows(
             "SELECT seq, record FROM journal WHERE branch = ? ORDER BY seq", (branch,)
         )
         return list(rows)

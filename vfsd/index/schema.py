@@ -1,33 +1,15 @@
-"""The schema, column by column, and the numbered migrations that bring an older file up to it.
+"""The schema, column by column. `migrations` brings an older file up to it, step by step.
 
-Conventions: ids are raw bytes (BLOB) unless said otherwise; times are nanoseconds since 1970; sizes are bytes.
+Conventions: ids are raw bytes (BLOB) unless said otherwise; times are nanoseconds since 1970; sizes are bytes. A step
+that was released is never edited: a change is a new step and a new version.
 """
 
 from __future__ import annotations
 
-import sqlite_utils
-from sqlite_utils.migrations import Migrations
-
-index_migrations = Migrations("vfsd.index")
-journal_migrations = Migrations("vfsd.journal")
-
-INDEX_VERSION = 1  # PRAGMA user_version of a file that has seen every migration below
+INDEX_VERSION = 1  # PRAGMA user_version of a file that has seen every step
 JOURNAL_VERSION = 1
 
-
-@index_migrations(name="0001_first")
-def _index_first(db: sqlite_utils.Database) -> None:
-    for statement in _INDEX_1:
-        db.execute(statement)
-
-
-@journal_migrations(name="0001_first")
-def _journal_first(db: sqlite_utils.Database) -> None:
-    for statement in _JOURNAL_1:
-        db.execute(statement)
-
-
-_INDEX_1 = (
+INDEX_1 = (
     """
     CREATE TABLE nodes (        -- tree nodes read or written here; any row may go, oldest rowid first
         id      BLOB NOT NULL UNIQUE,   -- NodeId, 32 bytes
@@ -92,7 +74,7 @@ _INDEX_1 = (
     f"PRAGMA user_version = {INDEX_VERSION}",
 )
 
-_JOURNAL_1 = (
+JOURNAL_1 = (
     """
     CREATE TABLE branches (     -- branches with a mutable head on this node
         id      INTEGER PRIMARY KEY,

@@ -94,14 +94,7 @@ def _file(node: WorkNode, frozen: Frozen) -> FrozenFile | None:
     if file is not None:
         file.frozen += 1
     content = content_of(node.entry) if file is None and node.entry is not None else None
-    link = _link_number(node)
-    return FrozenFile(node.kind, node.attributes, node.target, node.rdev, link, content, file)
-
-
-def _link_number(node: WorkNode) -> int:
-    if node.entry is not None and node.entry.more.link:
-        return node.entry.more.link
-    return node.ino if node.links else 0
+    return FrozenFile(node.kind, node.attributes, node.target, node.rdev, node.link, content, file)
 
 
 class Storer:

@@ -22,7 +22,7 @@ class WorkNode:
 
     __slots__ = (
         "atime", "below", "changed", "children", "closed", "ctime", "entry", "file", "gid", "head", "ino",
-        "kind", "links", "lookups", "mode", "mtime", "name", "opens", "parent", "placed", "rdev", "removed",
+        "kind", "link", "links", "lookups", "mode", "mtime", "name", "opens", "parent", "placed", "rdev", "removed",
         "target", "tree", "uid", "writers", "xattrs",
     )
 
@@ -47,6 +47,7 @@ class WorkNode:
         self.removed: dict[bytes, int] = {}  # names that the commit has and the head does not → number of the change
         self.file: StagedFile | None = None
         self.closed: StagedFile | None = None  # last closed, uncommitted bytes while `file` is being written anew
+        self.link = 0  # random number that the names of a hard-linked file share in commits; 0: it has one name
         self.links: list[tuple[WorkNode, bytes]] = []  # further names of a hard-linked file
         self.changed = 0
         self.below = False
@@ -88,7 +89,7 @@ class WorkNode:
         self.mtime = self.ctime = entry.mtime
         self.atime = max(self.atime, entry.mtime)
         more = entry.more
-        self.target, self.rdev, self.xattrs = more.target, more.rdev, dict(more.xattrs)
+        self.target, self.rdev, self.link, self.xattrs = more.target, more.rdev, more.link, dict(more.xattrs)
         if self.kind == Kind.DIR:
             self.tree = entry.node
 

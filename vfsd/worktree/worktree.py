@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import itertools
+import secrets
 import time
 from collections.abc import Callable, Iterator
 
@@ -128,7 +129,7 @@ class Worktree:
             del parent.children[node.name]
             if not parent.lookups:
                 self.forget(parent)
-        self._linked.pop(node.entry.more.link if node.entry else 0, None)
+        self._linked.pop(node.link, None)
 
     # Making and removing names
 
@@ -191,6 +192,8 @@ class Worktree:
             raise Refused(errno.ENOENT)
         self._record_unrecorded(node)
         self._record(LinkRecord(path, (*self._path(parent), name)))
+        node.link = node.link or secrets.randbits(62) + 1
+        self._linked[node.link] = node
         node.links.append((parent, name))
         parent.children[name] = node
         parent.removed.pop(name, None)

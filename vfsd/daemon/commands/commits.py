@@ -26,7 +26,7 @@ class CommitGroup(click.Group):
 
 @click.group(cls=CommitGroup)
 def commit() -> None:
-    """Commit closed writes now, or hold them back in a transaction.
+    """Commit now, or hold commits back.
 
     `vfsd commit REPO/BRANCH [-m TEXT]` commits at once what has been written and closed. Between `start` and `finish`
     nothing is committed, then everything in one commit; `abort` forgets it instead.

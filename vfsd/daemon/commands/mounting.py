@@ -34,10 +34,10 @@ STOP_S = 90.0  # how long `umount` waits for the last commits
 def mount(
     invocation: Invocation, mountpoint: str, foreground: bool, read_only: bool, options: tuple[str, ...]
 ) -> None:
-    """Mount the store at MOUNTPOINT, an empty directory, and serve it.
+    """Mount the store and serve it.
 
-    Returns once the mount is ready; a daemon goes on in the background: filesystem, committer and pipelines. Where no
-    store is named, the default one is used, and made when it is not there yet.
+    MOUNTPOINT is an empty directory. Returns once the mount is ready; a daemon goes on in the background: filesystem,
+    committer and pipelines. Where no store is named, the default one is used, and made when it is not there yet.
 
     \b
     Examples:
@@ -149,7 +149,7 @@ def umount(_: Invocation, mountpoint: str) -> None:
 @click.command(cls=FactsCommand)
 @click.pass_obj
 def status(invocation: Invocation) -> None:
-    """Show the daemon of this store and what it has not committed yet.
+    """Show the daemon and what is not committed yet.
 
     \b
     Example:
@@ -195,7 +195,8 @@ def _without_daemon(url: str, store_id: str, folder: str) -> dict[str, Any]:
         try:
             branches = [
                 {
-                    "repo": row.repo, "branch": row.branch, "state": "transaction" if row.held is not None else "changed",
+                    "repo": row.repo, "branch": row.branch,
+                    "state": "changed" if row.held is None else "transaction",
                     "commit": row.base or None, "error": None, "retries": 0,
                 }
                 for row in journal.branches() if journal.records(row.id)

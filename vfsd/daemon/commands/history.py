@@ -1,0 +1,191 @@
+"""`vfsd log`, `vfsd show` and `vfsd diff`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+
+import click
+
+from vfsd.daemon.invocation import FactsCommand, Invocation
+from vfsd.daemon.output import (
+    Facts,
+    commit_facts,
+    commit_fields,
+    joined,
+    name_facts,
+    print_fields,
+    print_json,
+    print_json_list,
+    print_line,
+    print_table,
+    short,
+    shown_name,
+    shown_text,
+    shown_time,
+)
+from vfsd.daemon.session import session
+from vfsd.daemon.specs import SPEC, Spec, commit_at, entry_at, no_path
+from vfsd.model.entry import Entry, Kind, same
+from vfsd.model.errors import NotFound, Refused
+from vfsd.model.location import Location
+from vfsd.repo.commit_object import CommitObject
+from vfsd.repo.diff import Changed
+from vfsd.repo.diff import diff as tree_diff
+from vfsd.repo.repository import Repository
+from vfsd.repo.tree import Path, find
+
+_LETTERS = {"added": "A", "modified": "M", "deleted": "D", "retyped": "T"}
+
+
+@click.command(cls=FactsCommand)
+@click.argument("spec", type=SPEC, metavar="SPEC")
+@click.option("-n", "--number", type=click.IntRange(min=1), help="At most so many commits.")
+@click.pass_obj
+def log(invocation: Invocation, spec: Spec, number: int | None) -> None:
+    """List the commits of a branch, newest first.
+
+    From its head, or from a rev. With a path, only the commits that changed what is there.
+
+    \b
+    Examples:
+      vfsd log texts/main -n 10
+      vfsd log texts/main@v1/licences
+    """
+    with session(invocation) as opened:
+        commits = islice(_history(opened.repository, spec.where), number)
+        if invocation.json:
+            print_json_list(map(commit_facts, commits))
+        else:
+            print_table(("commit", "time", "author", ">files", "message"), map(_row, commits))
+
+
+@click.command(cls=FactsCommand)
+@click.argument("spec", type=SPEC, metavar="REPO/BRANCH[@REV]")
+@click.pass_obj
+def show(invocation: Invocation, spec: Spec) -> None:
+    """Show one commit.
+
+    What it is, who made it when, and from which commits.
+
+    \b
+    Examples:
+      vfsd show texts/main
+      vfsd show texts/main@2026-11-22T10:00:00Z
+    """
+    where = no_path(spec)
+    with session(invocation) as opened:
+        commit = commit_at(opened.repository, where)
+        if invocation.json:
+            print_json(commit_facts(commit))
+            return
+        print_fields(commit_fields(commit))
+        if commit.header.message:
+            print_line()
+            for line in commit.header.message.splitlines():
+                print_line(f"    {shown_text(line)}")
+
+
+@click.command(cls=FactsCommand)
+@click.argument("old", type=SPEC, metavar="SPEC")
+@click.argument("new", type=SPEC, metavar="SPEC")
+@click.pass_obj
+def diff(invocation: Invocation, old: Spec, new: Spec) -> None:
+    """List what differs between two trees.
+
+    From the first to the second, a line each: A added, D deleted, M modified (contents, mode, owner or time), T of
+    another type. Paths are below the two SPECs. A directory is listed where it is new or gone, or where its own mode
+    or owner differs.
+
+    \b
+    Examples:
+      vfsd diff texts/main@~1 texts/main
+      vfsd diff texts/main@v1/licences texts/try/licences
+    """
+    with session(invocation) as opened:
+        repository = opened.repository
+        changes = _changes(repository, entry_at(repository, old.where), entry_at(repository, new.where))
+        if invocation.json:
+            print_json_list(_change_facts(*change) for change in changes)
+            return
+        for path, one, other in changes:
+            slash = "/" if Kind.DIR in {entry.kind for entry in (other or one,) if entry} else ""
+            print_line(f"{_LETTERS[_state(one, other)]}  {shown_name(joined(path))}{slash}")
+
+
+def _history(repository: Repository, where: Location) -> Iterator[CommitObject]:
+    commit = repository.resolve(where)
+    if commit is None:
+        return
+    history = repository.commits.log(commit.id)
+    if not where.path:
+        yield from history
+        return
+    newer: CommitObject | None = None
+    newer_entry: Entry | None = None
+    met = False
+    for commit in history:
+        entry = _entry(repository, commit, where.path)
+        if newer is not None and not same(entry, newer_entry):
+            yield newer
+        met = met or entry is not None
+        newer, newer_entry = commit, entry
+    if newer is not None and newer_entry is not None:
+        yield newer
+    if not met:
+        entry_at(repository, where)  # says what is missing
+
+
+def _entry(repository: Repository, commit: CommitObject, path: Path) -> Entry | None:
+    try:
+        return find(repository.nodes, commit.root, path)
+    except (NotFound, Refused):
+        return None
+
+
+def _row(commit: CommitObject) -> tuple[str, ...]:
+    header = commit.header
+    message = shown_text(header.message.partition("\n")[0])
+    return (short(commit.id), shown_time(header.time), shown_text(header.author), str(header.files), message)
+
+
+def _changes(repository: Repository, old: Entry, new: Entry) -> Iterator[Changed]:
+    both_are_directories = old.kind == new.kind == Kind.DIR
+    if both_are_directories:
+        found = tree_diff(repository.nodes, old, new)
+    else:
+        found = iter([((), old, new)] if not _alike(old, new) else [])
+    for path, one, other in found:
+        if one is None or other is None or one.kind != Kind.DIR or other.kind != Kind.DIR or not _alike(one, other):
+            yield path, one, other
+
+
+def _alike(one: Entry, other: Entry) -> bool:
+    """Whether two entries are the same but for their names and, of directories, what is in them and when it came."""
+    attributes = (one.kind, one.mode, one.uid, one.gid, one.more) == (
+        other.kind, other.mode, other.uid, other.gid, other.more,
+    )  # fmt: skip
+    if one.kind == Kind.DIR:
+        return attributes
+    return attributes and (one.mtime, one.digest) == (other.mtime, other.digest)
+
+
+def _state(one: Entry | None, other: Entry | None) -> str:
+    if one is None:
+        return "added"
+    if other is None:
+        return "deleted"
+    return "modified" if one.kind == other.kind else "retyped"
+
+
+def _change_facts(path: Path, one: Entry | None, other: Entry | None) -> Facts:
+    return {
+        "state": _state(one, other),
+        **name_facts("path", joined(path)),
+        "old": None if one is None else _version_facts(one),
+        "new": None if other is None else _version_facts(other),
+    }
+
+
+def _version_facts(entry: Entry) -> Facts:
+    return {"id": entry.digest.hex(), "kind": Kind(entry.kind).name.lower(), "size": entry.size}

@@ -1,0 +1,156 @@
+"""Settings: what the command line, the environment and the configuration file say, in this order.
+
+Reads the configuration file and nothing else. Whether the store is there, or can be reached, is left to its users.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import pwd
+import re
+import tomllib
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from vfsd.model.errors import AccessDenied, InvalidArgument
+
+_SIZE = re.compile(r"(\d+(?:\.\d+)?) ?(B|KiB|MiB|GiB|TiB)?")
+_UNITS = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """What one process of vfsd goes by.
+
+    store: URL of the store. store_named: whether somebody named it; if not, it is the default one, which `mount` makes
+    where it is missing. state_dir, cache_dir: absolute paths. author: of commits. quiet_s, max_wait_s: seconds without
+    a close, and at most, until closed writes are committed. poll_s: seconds between two looks at the refs of a store
+    that does not notify. cache_disk, cache_memory: bytes of chunks kept on disk and in memory.
+    """
+
+    store: str
+    store_named: bool
+    state_dir: str
+    cache_dir: str
+    author: str
+    quiet_s: float = 1.0
+    max_wait_s: float = 30.0
+    poll_s: float = 1.0
+    cache_disk: int = 10 << 30
+    cache_memory: int = 256 << 20
+
+    def node_dir(self, store_id: str) -> str:
+        """This node's state of one store."""
+        return os.path.join(self.state_dir, store_id)
+
+    def index_path(self, store_id: str) -> str:
+        """The index file of one store."""
+        return os.path.join(self.node_dir(store_id), "index.sqlite")
+
+
+class _File(msgspec.Struct, frozen=True):
+    """The keys of the configuration file; None where it does not have one."""
+
+    store: str | None = None
+    author: str | None = None
+    quiet_s: float | None = None
+    max_wait_s: float | None = None
+    poll_s: float | None = None
+    cache_disk: int | str | None = None
+    cache_memory: int | str | None = None
+
+
+def load(environ: Mapping[str, str], store_option: str | None = None, *, is_root: bool | None = None) -> Settings:
+    """The settings for a process with this environment; `store_option` is what `--store` said.
+
+    The configuration file is VFSD_CONFIG, else /etc/vfsd/config.toml for root and $XDG_CONFIG_HOME/vfsd/config.toml
+    for others; only one that VFSD_CONFIG names must be there. InvalidArgument names the file and the key.
+    """
+    root = os.geteuid() == 0 if is_root is None else is_root
+    named_file = environ.get("VFSD_CONFIG")
+    path = named_file or config_path(environ, is_root=root)
+    file = _read(path, must_exist=bool(named_file))
+    store = store_option if store_option is not None else environ.get("VFSD_STORE") or file.store
+    default = "/var/lib/vfsd/store" if root else _xdg(environ, "XDG_DATA_HOME", ".local/share", "store")
+    state_dir = "/var/lib/vfsd" if root else _xdg(environ, "XDG_STATE_HOME", ".local/state")
+    cache_dir = "/var/cache/vfsd" if root else _xdg(environ, "XDG_CACHE_HOME", ".cache")
+    settings = Settings(
+        store=f"file://{default}" if store is None else store,
+        store_named=store is not None,
+        state_dir=os.path.abspath(environ.get("VFSD_STATE_DIR") or state_dir),
+        cache_dir=os.path.abspath(environ.get("VFSD_CACHE_DIR") or cache_dir),
+        author=file.author or _user_at_host(),
+    )
+    given = {
+        key: getattr(file, key) for key in ("quiet_s", "max_wait_s", "poll_s") if getattr(file, key) is not None
+    }
+    for key in ("cache_disk", "cache_memory"):
+        value = getattr(file, key)
+        if value is not None:
+            given[key] = _bytes(path, key, value)
+    settings = msgspec.structs.replace(settings, **given)
+    _check(path, settings)
+    return settings
+
+
+def config_path(environ: Mapping[str, str], *, is_root: bool) -> str:
+    """Where the configuration file is looked for."""
+    return "/etc/vfsd/config.toml" if is_root else _xdg(environ, "XDG_CONFIG_HOME", ".config", "config.toml")
+
+
+def _xdg(environ: Mapping[str, str], variable: str, default: str, *below: str) -> str:
+    """A path under one of the folders of the XDG base directory specification, which ignores relative ones."""
+    base = environ.get(variable, "")
+    if not os.path.isabs(base):
+        base = os.path.join(environ.get("HOME") or os.path.expanduser("~"), default)
+    return os.path.join(base, "vfsd", *below)
+
+
+def _read(path: str, *, must_exist: bool) -> _File:
+    try:
+        with open(path, "rb") as file:
+            found: dict[str, Any] = tomllib.load(file)
+    except (FileNotFoundError, NotADirectoryError):
+        if must_exist:
+            raise InvalidArgument(f"{path}: VFSD_CONFIG names this file, and it is not there") from None
+        return _File()
+    except OSError as error:
+        raise AccessDenied(f"{path}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InvalidArgument(f"{path}: {error}") from None
+    known = _File.__struct_fields__
+    unknown = [key for key in found if key not in known]
+    if unknown:
+        raise InvalidArgument(f"{path}: {', '.join(unknown)}: not known; known are {', '.join(known)}")
+    try:
+        return msgspec.convert(found, _File)
+    except msgspec.ValidationError as error:
+        raise InvalidArgument(f"{path}: {str(error).replace('`$.', '`')}") from None
+
+
+def _bytes(path: str, key: str, value: int | str) -> int:
+    """A size as people write it: `10GiB`, `512 MiB`, or a number of bytes."""
+    match = _SIZE.fullmatch(str(value))
+    if match is None:
+        raise InvalidArgument(f"{path}: {key}: {value!r} is no size: say bytes, or KiB, MiB, GiB, TiB")
+    return int(float(match[1]) * _UNITS[match[2] or "B"])
+
+
+def _check(path: str, settings: Settings) -> None:
+    for key in ("quiet_s", "max_wait_s", "poll_s"):
+        value = getattr(settings, key)
+        if not math.isfinite(value) or value < 0 or (key == "poll_s" and value == 0):
+            raise InvalidArgument(f"{path}: {key}: {value} is no number of seconds")
+    if settings.max_wait_s < settings.quiet_s:
+        raise InvalidArgument(f"{path}: max_wait_s ({settings.max_wait_s}) is below quiet_s ({settings.quiet_s})")
+
+
+def _user_at_host() -> str:
+    uid = os.geteuid()
+    try:
+        user = pwd.getpwuid(uid).pw_name
+    except KeyError:
+        user = str(uid)
+    return f"{user}@{os.uname().nodename}"

@@ -1,0 +1,54 @@
+"""Opens what a command works on: settings, store, format, index, repository; closes it again."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import msgspec
+
+from vfsd.daemon.config import Settings, load
+from vfsd.daemon.invocation import Invocation
+from vfsd.index.index import Index
+from vfsd.model.commit import StoreFormat
+from vfsd.repo.repository import Repository, read_format
+from vfsd.store.api import ObjectStore
+from vfsd.store.open import open_store
+
+
+class Session(msgspec.Struct, frozen=True):
+    """What a command works on."""
+
+    settings: Settings
+    repository: Repository
+
+
+def settings_for(invocation: Invocation) -> Settings:
+    """The settings of this run of the program."""
+    return load(os.environ, invocation.store)
+
+
+@contextmanager
+def opened_store(settings: Settings) -> Iterator[tuple[ObjectStore, StoreFormat]]:
+    """The store and its format, for the time of the block; NotFound when it is not a vfsd store."""
+    store = open_store(settings.store)
+    try:
+        yield store, read_format(store)
+    finally:
+        store.close()
+
+
+@contextmanager
+def session(invocation: Invocation) -> Iterator[Session]:
+    """The store that this run of the program is about, for the time of the block.
+
+    NotFound when it is not a vfsd store; whatever opening a store or the index raises.
+    """
+    settings = settings_for(invocation)
+    with opened_store(settings) as (store, store_format):
+        index = Index(settings.index_path(store_format.id))
+        try:
+            yield Session(settings, Repository(store, index, store_format))
+        finally:
+            index.close()
