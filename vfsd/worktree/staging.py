@@ -20,6 +20,8 @@ from vfsd.worktree.records import Stored
 SMALL = 128 << 10  # bytes up to which a new file stays in memory
 SEGMENT = 64 << 20  # bytes at which a segment is full
 _COPY = 8 << 20
+_LOOK = 1 << 20  # bytes written between two looks at the disk's free space
+_RESERVE = 16 << 20  # bytes that stay free for the journal, so that a full disk can still be cleaned up
 ReadBase = Callable[[Content, int, int], bytes]
 
 
@@ -34,7 +36,19 @@ class Staging:
         self._segment: _Segment | None = None
         self._segments: dict[str, _Segment] = {}
         self._unsynced: set[str] = set()
+        self._admitted = _LOOK  # bytes since the last look at the disk
         self._limbo: list[tuple[int, str, int]] = []  # (last record that may name it, name, descriptor or -1)
+
+    def admit(self, size: int) -> None:
+        """ENOSPC when the disk has no room for `size` more bytes: said at write, so that a close never fails."""
+        self._admitted += size
+        if self._admitted < _LOOK:
+            return
+        disk = os.statvfs(self.folder)
+        reserve = min(_RESERVE, disk.f_blocks * disk.f_frsize // 8)
+        if disk.f_bavail * disk.f_frsize < reserve + size:
+            raise Refused(errno.ENOSPC, f"{self.folder}: the disk is full")
+        self._admitted = 0
 
     def append(self, data: bytes | bytearray) -> tuple[_Segment, int]:
         """Put a small file's bytes into a segment; (the segment, offset). The segment counts one user more."""
@@ -155,6 +169,7 @@ class StagedFile:
     def write(self, offset: int, data: bytes) -> None:
         """Write; NotCached when a commit reads this version and it is too large to copy at once."""
         end = offset + len(data)
+        self._staging.admit(len(data))
         self._make_writable(end)
         if self._memory is not None:
             if offset > len(self._memory):
