@@ -26,6 +26,8 @@ from vfsd.index.journal import JournalFile
 from vfsd.model.errors import AlreadyExists, InvalidArgument, NotFound, VfsdError
 from vfsd.model.location import parse_branch
 from vfsd.model.rev import rfc3339
+from vfsd.pipeline.service import PipelineService
+from vfsd.repo.refs import ref_key
 from vfsd.repo.repository import Committed, Repository, now_ns, read_format
 from vfsd.repo.watch import RefChange, RefWatcher
 from vfsd.serve.fuse import mount as fuse
@@ -45,7 +47,7 @@ WATCHED = ("refs/", "repos/", "pipelines/")
 
 
 class MountOptions(msgspec.Struct, frozen=True):
-    """What `vfsd mount` was asked for. options: words of -o."""
+    """What `vfsd mount` was asked for. mountpoint: absolute, without symbolic links. options: words of -o."""
 
     mountpoint: str
     read_only: bool = False
@@ -116,6 +118,10 @@ class Daemon:
         self._view: View
         self._operations: Operations
         self._watcher: RefWatcher
+        self._seen: dict[str, RefChange] = {}  # refs and pipelines as last seen, for a service that starts later
+        self._pipelines: PipelineService | None = None
+        self._pipelines_scope = trio.CancelScope()
+        self._pipelines_ended = trio.Event()
 
     async def run(self) -> None:
         """Serve until unmounted or told to stop by a signal."""
@@ -149,6 +155,8 @@ class Daemon:
                 nursery.start_soon(self._stop_at_signal)
                 nursery.start_soon(control.serve, control.socket_path(node.folder), self._handlers())
                 await self._recover(loads)
+                if not options.read_only:
+                    await nursery.start(self._run_pipelines)
                 nursery.start_soon(self._say_ready)
                 await fuse.serve()
                 unmount_too = fuse.mounted_at(options.mountpoint) is not None
@@ -156,6 +164,7 @@ class Daemon:
                 with trio.CancelScope(shield=True):
                     notify(os.environ, "STOPPING=1")
                     fuse.close(unmount_too=unmount_too)
+                    await self._pause({})
                     await self._commit_all()
             nursery.cancel_scope.cancel()
 
@@ -167,6 +176,7 @@ class Daemon:
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
             async for number in signals:
                 if number != signal.SIGHUP:
+                    await self._pause({})
                     fuse.stop()
                     return
 
@@ -200,10 +210,16 @@ class Daemon:
             async for changes in receive:
                 for change in changes:
                     self._ref_changed(change)
+                if self._pipelines is not None:
+                    self._pipelines.changed(changes)
                 task_status.started()
                 task_status = trio.TASK_STATUS_IGNORED
 
     def _ref_changed(self, change: RefChange) -> None:
+        if change.data is None:
+            self._seen.pop(change.key, None)
+        else:
+            self._seen[change.key] = change
         about = self._view.names.seen(change.key, change.data)
         if about is None:
             return
@@ -228,6 +244,7 @@ class Daemon:
     def _on_commit(self, committed: Committed) -> None:
         head = committed.head
         self._view.names.moved(head.repo, head.branch, head.head)
+        self._watcher.nudge(ref_key(head.repo, head.branch))
         log.info("%s/%s: commit %s", head.repo, head.branch, committed.commit.id[:12])
 
     def _on_reset(self, live: LiveBranch) -> None:
@@ -237,10 +254,49 @@ class Daemon:
             names = [(live.tree.root.ino, name) for name in live.tree.root.children]
             self._on_stale(Stale([(repo.ino, live.row.branch.encode()), *names], []))
 
+    # Pipelines
+
+    async def _run_pipelines(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Run pipelines until paused; jobs in flight go on when they are run again."""
+        node = self._node
+        mountpoint = self._options.mountpoint  # not looked at here: the kernel would ask this very thread
+        hidden = [node.folder, node.settings.cache_dir]
+        if node.store.is_local:
+            hidden.append(node.store.url.removeprefix("file://"))
+        service = self._pipelines = PipelineService(
+            node.repository,
+            snapshot=lambda repo, branch, commit: os.fsencode(f"{mountpoint}/{repo}/{branch}@{commit}"),
+            scratch=os.path.join(node.folder, "scratch"),
+            hidden=[mountpoint, *(os.path.realpath(path) for path in hidden if os.path.isdir(path))],
+            author=node.settings.author,
+            tell=self._watcher.nudge,
+        )
+        service.changed(self._seen.values())
+        self._pipelines_ended = trio.Event()
+        try:
+            with trio.CancelScope() as self._pipelines_scope:
+                await service.run(task_status=task_status)
+        finally:
+            self._pipelines = None
+            self._pipelines_ended.set()
+
+    async def _pause(self, _: dict[str, Any]) -> dict[str, Any]:
+        """End what runs in the mount, so that it can be unmounted."""
+        if self._pipelines is not None:
+            self._pipelines_scope.cancel()
+            await self._pipelines_ended.wait()
+        return {}
+
+    async def _resume(self, _: dict[str, Any]) -> dict[str, Any]:
+        if self._pipelines is None and not self._options.read_only:
+            await self._nursery.start(self._run_pipelines)
+        return {}
+
     # What the control socket asks
 
     def _handlers(self) -> dict[str, control.Handler]:
-        return {"status": self._status, **BranchQuestions(self._live, self._loads).handlers()}
+        own = {"status": self._status, "pause": self._pause, "resume": self._resume}
+        return {**own, **BranchQuestions(self._live, self._loads).handlers()}
 
     async def _status(self, _: dict[str, Any]) -> dict[str, Any]:
         return {
@@ -253,6 +309,8 @@ class Daemon:
             "read_only": self._options.read_only,
             "started": rfc3339(self._started),
             "branches": [branch_facts(live) for live in self._live.all()],
+            "sandbox": (self._pipelines.sandbox_problem or "bubblewrap") if self._pipelines else None,
+            "jobs": [record.id for record in self._pipelines.running] if self._pipelines else [],
         }
 
 

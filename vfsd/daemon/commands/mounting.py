@@ -134,12 +134,18 @@ def umount(_: Invocation, mountpoint: str) -> None:
         raise NotFound(f"vfsd is not mounted at {mountpoint}")
     try:
         pid = int(os.getxattr(mountpoint, b"user.vfsd.pid"))
+        path = os.fsdecode(os.getxattr(mountpoint, b"user.vfsd.control"))
         watched = os.pidfd_open(pid)
     except OSError:
         unmount(mountpoint, lazy=True)  # its daemon is gone: only the kernel's side is left
         return
     try:
-        unmount(mountpoint)
+        control.ask(path, "pause")  # jobs use the mount; they go on at the next one
+        try:
+            unmount(mountpoint)
+        except VfsdError:
+            control.ask(path, "resume")
+            raise
         if not select.select([watched], [], [], STOP_S)[0]:
             raise Unavailable(f"unmounted, but the daemon (process {pid}) is still committing: `vfsd status`")
     finally:

@@ -52,7 +52,7 @@ def mounted_at(path: str) -> MountRow | None:
 
 
 def check_mountpoint(path: str) -> str:
-    """The absolute path when something can be mounted there; a dead mount of an earlier daemon is removed first."""
+    """The real path when something can be mounted there; a dead mount of an earlier daemon is removed first."""
     if not os.path.exists("/dev/fuse"):
         raise NotFound("/dev/fuse is not there: load the kernel module (modprobe fuse), or pass the device in")
     if not os.access("/dev/fuse", os.R_OK | os.W_OK):
@@ -72,7 +72,7 @@ def check_mountpoint(path: str) -> str:
         raise InvalidArgument(f"mountpoint {path} is not a directory")
     if os.listdir(path):
         raise AlreadyExists(f"mountpoint {path} is not empty: choose an empty directory")
-    return path
+    return os.path.realpath(path)
 
 
 def unmount(path: str, *, lazy: bool = False) -> None:
