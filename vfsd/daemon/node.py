@@ -144,7 +144,7 @@ class Daemon:
             )
             readahead = Readahead(node.repository.inline, node.chunks.at_hand, loads, nursery.start_soon)
             self._operations = Operations(self._view, loads, readahead)
-            self._watcher = RefWatcher(node.store, WATCHED, poll_s=node.settings.poll_s)
+            self._watcher = RefWatcher(node.store, WATCHED, poll_s=node.settings.poll_s, index=node.repository.index)
             fuse.mount(
                 self._operations, options.mountpoint, f"vfsd:{node.store.url}", set(options.options),
                 read_only=options.read_only,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import sqlite3
 import threading
@@ -39,14 +40,12 @@ class SqliteFile:
 
         from vfsd.index import migrations  # noqa: PLC0415
 
-        with self.errors(), self._lock:
+        # One process at a time: the lock file is never removed, and the kernel lets go of a dead holder's lock.
+        with self.errors(), open(f"{self.path}-migrating", "wb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
             db = sqlite_utils.Database(sqlite3.connect(self.path, timeout=BUSY_MS / 1000))
             try:
                 getattr(migrations, f"{name}_migrations").apply(db)
-            except sqlite3.OperationalError as error:
-                # Another process brought a fresh file up at the same moment: its tables are ours.
-                if "already exists" not in str(error):
-                    raise
             finally:
                 db.close()
 

@@ -52,10 +52,11 @@ def upstream(
 ) -> Tree:
     """What the commit, or what stands at `path` in it, was made from, down to commits that nothing was read for.
 
-    NotFound when there is nothing at `path`. A commit that the store has lost ends its way there.
+    Of a path the answer goes from files to files: where a datum read a whole directory, on to what made each file in
+    it. NotFound when there is nothing at `path`. A commit that the store has lost ends its way there.
     """
     find(repository.nodes, commit.root, path)
-    return _Upstream(repository, datums).tree(_point(commit, path))
+    return _Upstream(repository, datums, to_files=bool(path)).tree(_point(commit, path))
 
 
 def downstream(
@@ -142,12 +143,16 @@ class _Walk:
 
 
 class _Upstream(_Walk):
+    def __init__(self, repository: Repository, datums: DatumSource | None, *, to_files: bool) -> None:
+        super().__init__(repository, datums)
+        self._to_files = to_files
+
     def _steps(self, point: Point) -> list[Point]:
         commit = self._commit(point.commit)
         if commit is None:
             return []
         edges = [Point(edge.repo, edge.branch, edge.commit) for edge in commit.header.provenance]
-        if not point.path or self._datums is None or not edges:
+        if not self._to_files or self._datums is None or not edges:
             return edges
         origins = dict.fromkeys(entry.more.origin for _, entry in self._files(commit, point.path))
         read = dict.fromkeys(step for origin in origins for step in self._read_by(commit, origin))

@@ -2,8 +2,8 @@
 
 FastCDC: Xia et al., "The Design of Fast Content-Defined Chunking for Data Deduplication Based Storage Systems", IEEE
 TPDS 2020, as the native library pyfastcdc has it, normalisation 1, default gear table, sizes from the store's format.
-A cut depends only on the bytes since the cut before it, so cutting again from any old cut gives what cutting the whole
-file gives: an edited file's chunks are a function of its bytes, not of its history.
+A cut depends only on the bytes since the cut before it and on the one byte behind it, so cutting again from any old
+cut gives what cutting the whole file gives: an edited file's chunks are a function of its bytes, not of its history.
 """
 
 from __future__ import annotations
@@ -144,6 +144,7 @@ class _Recut:
         """Take a whole old node over, when that gives what cutting would give."""
         if self._done != start or self._is_dirty(start, start + ref.size) or not self._builder.takes_node(level):
             return False
+        self._stream = None
         self._builder.add_node(ref, level, self._last_chunk(ref))
         self._done += ref.size
         return True
@@ -172,9 +173,10 @@ class _Recut:
             self._builder.add(chunk)
 
     def _is_dirty(self, start: int, end: int) -> bool:
+        """Whether an old cut at `end` may not be one now: it looked at the bytes from `start` to `end`, both included."""
         while self._dirty and self._dirty[0][1] <= start:
             self._dirty.pop(0)
-        return bool(self._dirty) and self._dirty[0][0] < end
+        return bool(self._dirty) and self._dirty[0][0] <= end
 
 
 class _Stream:

@@ -87,10 +87,11 @@ class Ingest:
         target = os.readlink(path) if kind == Kind.SYMLINK else b""
         rdev = status.st_rdev if kind in {Kind.CHAR, Kind.BLOCK} else 0
         digest = symlink_digest(target) if kind == Kind.SYMLINK else special_digest(kind, rdev)
+        extra = Extra(target, rdev, 0, {}, self._origin)
         self._progress(1, 0)
         return Entry(
             name, kind, stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid, status.st_mtime_ns, len(target),
-            digest, (), None, Extra(target, rdev, 0, {}, self._origin),
+            digest, (), None, None if extra == Extra() else extra,
         )
 
 

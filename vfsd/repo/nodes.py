@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from collections.abc import Iterable
 from typing import Protocol
 
 from vfsd.index.index import Index
@@ -87,6 +88,14 @@ class Nodes:
             self._items += len(node.items)
             while self._items > MEMORY_ITEMS and len(self._memory) > 1:
                 self._items -= len(self._memory.popitem(last=False)[1].items)
+
+    def drop(self, node_ids: Iterable[bytes]) -> None:
+        """Take nodes out of memory that never came to be stored: their places point nowhere."""
+        with self._lock:
+            for node_id in node_ids:
+                node = self._memory.pop(node_id, None)
+                if node is not None:
+                    self._items -= len(node.items)
 
 
 class InlineNodes:

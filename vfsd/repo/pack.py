@@ -71,10 +71,14 @@ def read_directory(store: ObjectStore, pack: PackId, size: int) -> list[Blob]:
     if len(tail) != _TAIL.size:
         raise Damaged(f"{key}: too short for a pack")
     length, end = _TAIL.unpack(tail)
-    if end != END or length > size:
+    start = size - _TAIL.size - length
+    if end != END or start < len(HEAD):
         raise Damaged(f"{key}: does not end like a pack")
-    stored = store.get_range(key, size - _TAIL.size - length, length)
+    stored = store.get_range(key, start, length)
     try:
-        return _DIRECTORY.decode(decode_blob(stored, _MAX_DIRECTORY))
-    except msgspec.MsgspecError as error:
+        blobs = _DIRECTORY.decode(decode_blob(stored, _MAX_DIRECTORY))
+    except (msgspec.MsgspecError, Damaged) as error:
         raise Damaged(f"{key}: its directory cannot be read: {error}") from None
+    if len(HEAD) + sum(blob.length for blob in blobs) != start:
+        raise Damaged(f"{key}: its directory does not account for its bytes")
+    return blobs

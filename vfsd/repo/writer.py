@@ -190,6 +190,7 @@ class BlobWriter:
         if self._pool is not None:
             self._pool.shutdown(wait=True, cancel_futures=True)
             self._pool = None
+        self._nodes.drop(self._new)  # else the next writer's trees would take over places that point nowhere
 
 
 def _point(node: Node, name: NodeId, place: Place) -> Ref:

@@ -11,6 +11,7 @@ from vfsd.daemon.output import Facts, name_facts, print_json, print_line, short,
 from vfsd.daemon.session import session
 from vfsd.daemon.specs import SPEC, Spec, commit_at, entry_at
 from vfsd.lineage.graph import Point, Tree, downstream, upstream
+from vfsd.pipeline.ledger import DatumLineage
 
 
 @click.command(cls=FactsCommand)
@@ -32,7 +33,9 @@ def lineage(invocation: Invocation, spec: Spec, down: bool) -> None:
         repository = opened.repository
         commit = commit_at(repository, spec.where)
         entry_at(repository, spec.where)
-        tree = (downstream if down else upstream)(repository, commit, spec.where.path)
+        tree = (downstream if down else upstream)(
+            repository, commit, spec.where.path, DatumLineage(repository)
+        )
         if invocation.json:
             print_json(_facts(tree, "downstream" if down else "upstream"))
         else:
