@@ -19,7 +19,6 @@ import trio
 from tests.servers import BUCKET, S3Server
 from vfsd.index.index import Index
 from vfsd.model.errors import InvalidArgument
-from vfsd.repo import watch
 from vfsd.repo.watch import RefChange, RefWatcher
 from vfsd.store.api import ObjectStore
 from vfsd.store.counting import CountingStore
@@ -190,10 +189,11 @@ async def test_changes_gather_while_the_receiver_is_busy(local: LocalStore) -> N
 async def test_a_listing_finds_what_the_kernel_cannot_tell(
     local: LocalStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def refuse(root: str, prefixes: object) -> None:
-        raise OSError(errno.EMFILE, "Too many open files", root)
+    def refuse(*folders: str, **_: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files", folders[0])
 
-    monkeypatch.setattr(watch, "FolderWatch", refuse)
+    local.put("refs/a/main", b"0")
+    monkeypatch.setattr("watchfiles.watch", refuse)
     async with watching(RefWatcher(local, poll_s=0.01)) as batches:
         await told(batches)
         for data in (b"1", b"2"):

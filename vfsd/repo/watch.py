@@ -14,17 +14,18 @@ from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
 import trio
+import watchfiles
 
 from vfsd.index.index import Index
 from vfsd.model.errors import InvalidArgument, NotFound, VfsdError
-from vfsd.repo.inotify import FolderWatch
 from vfsd.store.api import ETag, ObjectStore
+from vfsd.store.keys import is_component
 
 POLL_S = 1.0  # seconds between listings where nobody tells
 SAFETY_S = 30.0  # the same where the kernel does
 BACKOFF_MAX_S = 30.0
 PARALLEL = 16  # objects read at once
-_EVENTS = 64 << 10  # bytes read from inotify at once
+STEP_MS = 10  # how long the kernel's notifications are gathered
 
 _log = logging.getLogger(__name__)
 
@@ -59,26 +60,24 @@ class RefWatcher:
         self._prefixes = tuple(prefixes)
         self._poll_s = poll_s
         self._reader = _Reader(store, self._prefixes, None if store.is_local else index)
-        self._folders: FolderWatch | None = None
-        self._noticed = b""  # what inotify gave since the last look
+        folder = store.url.removeprefix("file://")
+        self._folder = None if folder == store.url else folder  # of a local store
+        self._noticed: set[str] = set()  # keys, or folders of keys, that the kernel named since the last look
         self._nudged: set[str] = set()
-        self._lock = threading.Lock()  # of `_nudged`
+        self._lock = threading.Lock()  # of the two
+        self._stop = threading.Event()  # ends the thread that listens to the kernel
         self._awake = trio.Event()
         self._token: trio.lowlevel.TrioToken | None = None
         self._is_told = False  # whether the kernel tells of every change
         self._failing = False
-        self._failing_folders = False
+        self._failing_kernel = False
 
     def nudge(self, key: str) -> None:
         """Look at `key` at once: somebody in this process has just changed it. From any thread."""
         if key.startswith(self._prefixes):
             with self._lock:
                 self._nudged.add(key)
-            if self._token is not None:
-                try:
-                    self._token.run_sync_soon(self._wake, idempotent=True)
-                except trio.RunFinishedError:
-                    pass  # nobody is left to tell
+            self._token_wake()
 
     async def run(self, send: trio.MemorySendChannel[list[RefChange]]) -> None:
         """Send batches of changes until cancelled, or until nobody receives them; `send` is closed at the end.
@@ -87,16 +86,14 @@ class RefWatcher:
         changes gather while the receiver is busy. When the store fails, that is logged, and it is asked again.
         """
         self._token = trio.lowlevel.current_trio_token()
-        self._folders = self._watch_folders()
         try:
             async with send, trio.open_nursery() as nursery:
-                if self._folders is not None:
-                    nursery.start_soon(self._listen, self._folders)
+                if self._folder is not None:
+                    nursery.start_soon(self._listen, self._folder)
                 await self._send_changes(send)
                 nursery.cancel_scope.cancel()
         finally:
-            if self._folders is not None:
-                self._folders.close()
+            self._stop.set()
 
     # In the event loop
 
@@ -133,21 +130,17 @@ class RefWatcher:
             with trio.move_on_at(list_at):
                 await self._awake.wait()
 
-    async def _listen(self, folders: FolderWatch) -> None:
-        while True:
-            await trio.lowlevel.wait_readable(folders.fd)
-            try:
-                self._noticed += os.read(folders.fd, _EVENTS)
-            except BlockingIOError:
-                continue
-            self._wake()
+    async def _listen(self, folder: str) -> None:
+        await trio.to_thread.run_sync(
+            self._follow_kernel, folder, limiter=trio.CapacityLimiter(1), abandon_on_cancel=True
+        )
 
     def _wake(self) -> None:
         self._awake.set()
 
-    def _take(self) -> tuple[bytes, set[str]]:
-        noticed, self._noticed = self._noticed, b""
+    def _take(self) -> tuple[set[str], set[str]]:
         with self._lock:
+            noticed, self._noticed = self._noticed, set()
             nudged, self._nudged = self._nudged, set()
         return noticed, nudged
 
@@ -163,43 +156,61 @@ class RefWatcher:
 
     # In a thread, one look at a time
 
-    def _look(self, noticed: bytes, nudged: set[str], whole: bool) -> tuple[list[RefChange], bool]:
+    def _look(self, noticed: set[str], nudged: set[str], whole: bool) -> tuple[list[RefChange], bool]:
         """What has changed, and whether that took a listing. What a failed look was told is lost: list after it."""
-        keys: set[str] | None = set() if self._folders is None else self._told(self._folders, noticed)
-        if keys is not None and not whole:
-            return self._reader.read(keys | nudged), False
-        if self._folders is not None:
-            self._arm(self._folders)  # before the listing, so that nothing falls between the two
-        return self._reader.read_all(), True
+        if whole:
+            return self._reader.read_all(), True
+        return self._reader.read(nudged | {key for each in noticed for key in self._reader.below(each)}), False
 
-    def _told(self, folders: FolderWatch, noticed: bytes) -> set[str] | None:
-        try:
-            return folders.keys(noticed)
-        except OSError:
-            return None  # `arm` says what it is
+    # In the thread that listens to the kernel
 
-    def _arm(self, folders: FolderWatch) -> None:
-        try:
-            folders.arm()
-            self._is_told = True
-        except OSError as error:
+    def _follow_kernel(self, folder: str) -> None:
+        """Take in what the kernel tells of the folders that hold the refs, as they come to be."""
+        while not self._stop.is_set():
+            there = self._folders(folder)
             self._is_told = False
-            self._folders_failed(error)
+            try:
+                if there:
+                    self._follow(folder, there)
+                    continue
+            except (OSError, RuntimeError) as error:  # no watches left, or a filesystem that has none
+                if not self._failing_kernel:
+                    self._failing_kernel = True
+                    _log.warning("the kernel cannot watch %s (%s): listing it instead", folder, error)
+            self._stop.wait(self._poll_s)
 
-    def _watch_folders(self) -> FolderWatch | None:
-        folder = self._store.url.removeprefix("file://")
-        if folder == self._store.url:
-            return None
-        try:
-            return FolderWatch(folder, self._prefixes)
-        except OSError as error:
-            self._folders_failed(error)
-            return None
+    def _follow(self, folder: str, there: dict[str, int]) -> None:
+        """The same until other folders are there."""
+        for changes in watchfiles.watch(
+            *there, stop_event=self._stop, step=STEP_MS, rust_timeout=int(self._poll_s * 1000), yield_on_timeout=True,
+            raise_interrupt=False, watch_filter=None,
+        ):  # fmt: skip
+            with self._lock:
+                self._noticed.update(path[len(folder) + 1 :] for _, path in changes)
+            if changes:
+                self._token_wake()
+            if self._folders(folder) != there:
+                return
+            # From the second round on the watches are surely set: the next listing is the last for a while.
+            self._is_told = len(there) == len(self._prefixes)
 
-    def _folders_failed(self, error: OSError) -> None:
-        if not self._failing_folders:
-            self._failing_folders = True
-            _log.warning("the kernel cannot watch %s (%s): listing it instead", error.filename, error.strerror)
+    def _folders(self, folder: str) -> dict[str, int]:
+        """The watched folders that are there, with their inode numbers: one that was made anew is another."""
+        found = {}
+        for prefix in self._prefixes:
+            path = os.path.join(folder, prefix.rstrip("/"))
+            try:
+                found[path] = os.stat(path).st_ino
+            except OSError:
+                continue
+        return found
+
+    def _token_wake(self) -> None:
+        if self._token is not None:
+            try:
+                self._token.run_sync_soon(self._wake, idempotent=True)
+            except trio.RunFinishedError:
+                pass  # nobody is left to tell
 
 
 class _Reader:
@@ -232,6 +243,15 @@ class _Reader:
     def read(self, keys: Collection[str]) -> list[RefChange]:
         """Look at these; which of them changed since the last read, in order of keys."""
         return self._note(self._get_all(keys))
+
+    def below(self, path: str) -> list[str]:
+        """The keys that a change of the file or folder at `path` may be about: it, and what is or was in it."""
+        inside = path + "/"
+        found = {stat.key for stat in self._store.list(inside)} if "/" in path else set()
+        found |= {key for key in self._known if key.startswith(inside)}
+        if all(map(is_component, path.split("/"))) and path.startswith(self._prefixes) and not found:
+            found.add(path)
+        return list(found)
 
     def _get_all(self, keys: Collection[str]) -> list[RefChange]:
         if len(keys) < 2:
