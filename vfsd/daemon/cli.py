@@ -54,6 +54,11 @@ SECTIONS: dict[str, tuple[Listed, ...]] = {
         Listed("diff", "vfsd.daemon.commands.history", "diff", "List what differs between two trees."),
         Listed("lineage", "vfsd.daemon.commands.lineage", "lineage", "Show what something was made from."),
     ),
+    "Pipelines": (
+        Listed("pipeline", "vfsd.daemon.commands.pipelines", "pipeline", "Create, change, list and delete pipelines."),
+        Listed("job", "vfsd.daemon.commands.jobs", "job", "List, inspect, await and stop jobs."),
+        Listed("datum", "vfsd.daemon.commands.datums", "datum", "List and inspect the datums of a job."),
+    ),
     "Files": (
         Listed("ls", "vfsd.daemon.commands.reading", "ls", "List a directory."),
         Listed("cat", "vfsd.daemon.commands.reading", "cat", "Write files to standard output."),

@@ -6,6 +6,7 @@ Only for what no ref can say: the state of this process, and "commit now". Answe
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 from collections.abc import Awaitable, Callable
@@ -16,6 +17,7 @@ import trio
 
 from vfsd.model.errors import Unavailable, VfsdError
 
+log = logging.getLogger(__name__)
 Facts = dict[str, Any]
 Handler = Callable[[Facts], Awaitable[Any]]
 MAX_LINE = 1 << 20
@@ -56,18 +58,27 @@ async def serve(path: str, handlers: dict[str, Handler]) -> None:
 
 async def _answer(stream: trio.SocketStream, handlers: dict[str, Handler]) -> None:
     async with stream:
-        try:
-            question = msgspec.json.decode(await _line(stream), type=Facts)
-            handler = handlers[question.get("ask", "")]
-            result = {"ok": await handler(question)}
-        except VfsdError as error:
-            result = {"error": str(error), "exit": error.exit_code}
-        except (KeyError, TypeError, msgspec.MsgspecError):
-            result = {"error": "the daemon does not understand this command: are both of one version?", "exit": 1}
+        result = await _result(await _line(stream), handlers)
         try:
             await stream.send_all(msgspec.json.encode(result) + b"\n")
         except trio.BrokenResourceError:
             pass  # whoever asked does not wait for the answer any more
+
+
+async def _result(line: bytes, handlers: dict[str, Handler]) -> Facts:
+    try:
+        question = msgspec.json.decode(line, type=Facts)
+        handler = handlers[question["ask"]]
+    except (KeyError, TypeError, msgspec.MsgspecError):
+        return {"error": "the daemon does not understand this command: are both of one version?", "exit": 1}
+    try:
+        return {"ok": await handler(question)}
+    except VfsdError as error:
+        return {"error": str(error), "exit": error.exit_code}
+    except Exception as error:
+        # The daemon goes on: one question that nobody foresaw must not take the mount with it.
+        log.exception("%s failed", question["ask"])
+        return {"error": f"unexpected {type(error).__name__}: {error} (the daemon's log shows where)", "exit": 1}
 
 
 async def _line(stream: trio.SocketStream) -> bytes:

@@ -173,7 +173,7 @@ class _Recut:
             self._builder.add(chunk)
 
     def _is_dirty(self, start: int, end: int) -> bool:
-        """Whether an old cut at `end` may not be one now: it looked at the bytes from `start` to `end`, both included."""
+        """Whether an old cut at `end` may not be one now: it looked at the bytes from `start` to `end`, included."""
         while self._dirty and self._dirty[0][1] <= start:
             self._dirty.pop(0)
         return bool(self._dirty) and self._dirty[0][0] <= end

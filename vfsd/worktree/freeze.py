@@ -189,6 +189,7 @@ def thaw(tree: Worktree, frozen: Frozen, *, committed: bool) -> None:
             file.discard()
             node.closed = None
     if committed:
+        tree.staging.settled(tree.row.id, frozen.upto)
         for parent, name, number in frozen.removed:
             if parent.removed.get(name) == number:
                 del parent.removed[name]

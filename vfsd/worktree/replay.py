@@ -94,7 +94,9 @@ def _file(tree: Worktree, record: FileRecord, seq: int) -> None:
 def _restore(tree: Worktree, record: FileRecord) -> StagedFile:
     stored: Stored | None = record.stored
     try:
-        return StagedFile.restore(tree.staging, record.size, record.base, record.base_limit, stored)
+        return StagedFile.restore(
+            tree.staging, record.size, record.base, record.base_limit, stored, tree.row.id
+        )
     except OSError as error:
         raise VfsdError(f"{tree.row.repo}/{tree.row.branch}: staged bytes are gone: {error}") from None
 
@@ -107,6 +109,8 @@ def _walk(tree: Worktree, path: Path) -> WorkNode:
 
 
 def _existing(tree: Worktree, path: Path, parent: WorkNode | None = None) -> WorkNode:
+    if not path:
+        return tree.root
     found = tree.lookup(parent or _walk(tree, path[:-1]), path[-1])
     if found is None:
         raise NotFound(f"there is no {b'/'.join(path)!r}")

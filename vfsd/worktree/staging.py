@@ -11,6 +11,7 @@ import errno
 import itertools
 import os
 from collections.abc import Callable
+from functools import partial
 
 from vfsd.model.errors import NotCached, Refused
 from vfsd.repo.chunklist import Content
@@ -35,9 +36,9 @@ class Staging:
         self._numbers = itertools.count(max(taken, default=0) + 1)
         self._segment: _Segment | None = None
         self._segments: dict[str, _Segment] = {}
-        self._unsynced: set[str] = set()
         self._admitted = _LOOK  # bytes since the last look at the disk
-        self._limbo: list[tuple[int, str, int]] = []  # (last record that may name it, name, descriptor or -1)
+        self._limbo: list[tuple[int, int, str, int]] = []  # (branch, last record naming it, name, descriptor or -1)
+        self._settled: dict[int, int] = {}  # branch → its records up to this number are in a commit
 
     def admit(self, size: int) -> None:
         """ENOSPC when the disk has no room for `size` more bytes: said at write, so that a close never fails."""
@@ -61,7 +62,6 @@ class Staging:
         _write_all(segment.fd, data, offset)
         segment.size += len(data)
         segment.users += 1
-        self._unsynced.add(segment.name)
         return segment, offset
 
     def segment(self, name: str) -> _Segment:
@@ -79,20 +79,24 @@ class Staging:
         segment.users -= 1
         if not segment.users:
             del self._segments[name]
-            self._unsynced.discard(name)
             os.close(segment.fd)
             _unlink(os.path.join(self.folder, name))
 
-    def retire(self, name: str, fd: int, seq: int) -> None:
-        """Nothing reads this segment's part or staging file any more, but journal records up to `seq` may name it."""
-        self._limbo.append((seq, name, fd))
+    def retire(self, name: str, fd: int, seq: int, branch: int) -> None:
+        """Nothing reads this segment's part or staging file any more, but journal records of `branch` up to `seq` may
+        name it."""
+        self._limbo.append((branch, seq, name, fd))
+
+    def settled(self, branch: int, seq: int) -> None:
+        """A commit holds the journal records of one branch up to `seq`; those of others stay what they are."""
+        self._settled[branch] = seq
 
     def committed(self, seq: int) -> None:
-        """Journal records up to `seq` are gone: give back what only they named."""
+        """Journal records up to `seq` that are settled are gone: give back what only they named."""
         keep = []
         for item in self._limbo:
-            last, name, fd = item
-            if last > seq:
+            branch, last, name, fd = item
+            if last > min(seq, self._settled.get(branch, 0)):
                 keep.append(item)
             elif fd < 0:
                 self.release(name)
@@ -111,11 +115,18 @@ class Staging:
         return os.path.join(self.folder, name)
 
     def sync_segments(self) -> None:
-        """Make all segments' bytes durable against a power cut."""
-        names, self._unsynced = self._unsynced, set()
-        for name in names:
-            if name in self._segments:
-                os.fsync(self._segments[name].fd)
+        """Make all segments' bytes durable against a power cut. Runs in any thread, in several at once too: none
+        returns before what it found is durable."""
+        for segment in list(self._segments.values()):
+            size = segment.size
+            if segment.synced >= size:
+                continue
+            try:
+                os.fsync(segment.fd)
+            except OSError as error:
+                if error.errno != errno.EBADF:  # its last user is gone meanwhile
+                    raise
+            segment.synced = size
 
     def clean(self, used: set[str]) -> None:
         """Remove what a dead process left that no journal record names."""
@@ -125,7 +136,7 @@ class Staging:
 
     def close(self) -> None:
         """Close descriptors; files stay."""
-        for _, _, fd in self._limbo:
+        for *_, fd in self._limbo:
             if fd >= 0:
                 os.close(fd)
         self._limbo.clear()
@@ -140,15 +151,17 @@ class _Segment:
         self.name = name
         self.fd = fd
         self.size = size
+        self.synced = 0  # bytes that survive a power cut
         self.users = 0
 
 
 class StagedFile:
     """The uncommitted content of one file. Bytes: written ranges, else the base up to `base_limit`, else zeros."""
 
-    def __init__(self, staging: Staging, base: Content | None = None) -> None:
+    def __init__(self, staging: Staging, base: Content | None = None, branch: int = 0) -> None:
         self._staging = staging
         self.base = base
+        self.branch = branch  # whose journal records name these bytes
         self.base_limit = base.size if base else 0
         self.size = self.base_limit
         self.extents = Extents()
@@ -162,7 +175,8 @@ class StagedFile:
         self.recorded = 0  # last journal record that names these bytes; 0: none does
         self.recorded_state: object = None  # version and attributes that it has
         self.doomed = False  # to be discarded once no commit reads it
-        self._successor: StagedFile | None = None
+        self._successor: StagedFile | None = None  # a copy that was begun, and that a writer will take
+        self._whole = True  # False of a copy that is not done yet
 
     # Changing
 
@@ -191,8 +205,7 @@ class StagedFile:
             else:
                 self._memory.extend(bytes(size - len(self._memory)))
                 self.extents.add(self.size, size)
-        elif size < self.size:
-            os.ftruncate(self._fd, size)
+        # A file is not cut short on disk: the journal may name its bytes, until what is here is recorded instead.
         self.extents.cut(size)
         self.base_limit = min(self.base_limit, size)
         self.size = size
@@ -212,27 +225,26 @@ class StagedFile:
 
     def successor(self) -> StagedFile:
         """A copy that may be changed while a commit reads this one; NotCached(load) when copying takes time."""
-        if self._successor is None:
-            copy = StagedFile(self._staging, self.base)
-            copy.base_limit, copy.size, copy.version = self.base_limit, self.size, self.version
-            copy.extents = Extents(self.extents.ranges())
+        found = self._successor
+        if found is not None and found.version != self.version:
+            found.discard()  # of an earlier commit, and never taken
+            found = self._successor = None
+        if found is None:
+            found = StagedFile(self._staging, self.base, self.branch)
+            found.base_limit, found.size, found.version = self.base_limit, self.size, self.version
+            found.extents = Extents(self.extents.ranges())
             if self._memory is not None or self._in_segment:
-                copy._memory = bytearray(self.read_written(0, self.size))
+                found._memory = bytearray(self.read_written(0, self.size))
             elif self._fd >= 0:
-                copy._name, copy._fd = self._staging.new_file()
-                self._successor = copy
-                raise NotCached(("copy", self._name), lambda: self._copy_into(copy))
-            return copy
-        found, self._successor = self._successor, None
+                found._memory = None
+                found._name, found._fd = self._staging.new_file()
+                found._whole = False
+                self._successor = found
+        if not found._whole:
+            source, target = self._staging.path(self._name), self._staging.path(found._name)
+            raise NotCached(("copy", source), partial(_fill, found, source, target))
+        self._successor = None
         return found
-
-    def _copy_into(self, copy: StagedFile) -> None:
-        for start, end in self.extents.ranges():
-            at = start
-            while at < end:
-                part = os.pread(self._fd, min(_COPY, end - at), at)
-                _write_all(copy._fd, part, at)
-                at += len(part)
 
     # Reading
 
@@ -288,10 +300,10 @@ class StagedFile:
 
     @classmethod
     def restore(
-        cls, staging: Staging, size: int, base: Content | None, base_limit: int, stored: Stored | None
+        cls, staging: Staging, size: int, base: Content | None, base_limit: int, stored: Stored | None, branch: int = 0
     ) -> StagedFile:
-        """The content that a journal record describes."""
-        found = cls(staging, base)
+        """The content that a journal record of `branch` describes."""
+        found = cls(staging, base, branch)
         found.size, found.base_limit = size, base_limit
         if stored is not None:
             found._memory = None
@@ -306,6 +318,9 @@ class StagedFile:
 
     def discard(self) -> None:
         """The content is committed or gone: give its disk space back, once no journal record names it."""
+        if self._successor is not None:
+            self._successor.discard()
+            self._successor = None
         self._memory = None
         self._leave_storage()
 
@@ -319,11 +334,24 @@ class StagedFile:
 
     def _leave_storage(self) -> None:
         if self._fd >= 0 or self._in_segment:
-            self._staging.retire(self._name, -1 if self._in_segment else self._fd, self.recorded)
+            self._staging.retire(self._name, -1 if self._in_segment else self._fd, self.recorded, self.branch)
             if not self.recorded:
                 self._staging.committed(0)
         self._name, self._fd, self._offset, self._in_segment = "", -1, 0, False
         self.recorded = 0
+
+
+def _fill(copy: StagedFile, source: str, target: str) -> None:
+    """Copy what is written. Runs in a thread; either file may be discarded meanwhile, so they are opened by names, which
+    are not used twice, and then there is nothing to do."""
+    try:
+        with open(source, "rb", buffering=0) as old, open(target, "r+b", buffering=0) as new:
+            for start, end in copy.extents.ranges():
+                for at in range(start, end, _COPY):
+                    _write_all(new.fileno(), os.pread(old.fileno(), min(_COPY, end - at), at), at)
+    except FileNotFoundError:
+        return
+    copy._whole = True
 
 
 def _write_all(fd: int, data: bytes | bytearray, offset: int) -> None:

@@ -151,7 +151,7 @@ class Worktree:
                 node.mode |= 0o2000
         node.mtime = node.ctime = node.atime = _now()
         if kind == Kind.FILE:
-            node.file = StagedFile(self.staging)
+            node.file = StagedFile(self.staging, branch=self.row.id)
         else:
             self._record(MakeRecord((*self._path(parent), name), kind, node.attributes, target, rdev))
         self._bind(parent, name, node)
@@ -270,7 +270,9 @@ class Worktree:
             self.attributes_changed(node)
 
     def set_xattr(self, node: WorkNode, name: bytes, value: bytes | None) -> None:
-        """Set, or with None remove, an extended attribute."""
+        """Set, or with None remove, an extended attribute. A branch's root has none: commits do not hold them."""
+        if node is self.root:
+            raise Refused(errno.ENOTSUP)
         if value is None:
             if name not in node.xattrs:
                 raise Refused(errno.ENODATA)
@@ -321,7 +323,7 @@ class Worktree:
             raise Refused(errno.EFBIG)
         if size == 0:
             # Nothing of the old bytes is needed: the closed version stays as it is until its commit.
-            self._replace_file(node, StagedFile(self.staging))
+            self._replace_file(node, StagedFile(self.staging, branch=self.row.id))
         else:
             self._writable_file(node).truncate(size)
         self._wrote(node)
@@ -339,7 +341,7 @@ class Worktree:
         file = node.file
         if file is None:
             base = content_of(node.entry) if node.entry is not None and node.entry.size else None
-            file = node.file = StagedFile(self.staging, base)
+            file = node.file = StagedFile(self.staging, base, self.row.id)
         elif file.frozen:
             copy = file.successor()
             node.file = file = copy
@@ -407,11 +409,18 @@ class Worktree:
         file.recorded_state = state
 
     def record_again(self, node: WorkNode, upto: int) -> None:
-        """Record a file's synced state anew if only records up to `upto` have it."""
-        file = node.file
-        if file is not None and 0 < file.recorded <= upto:
+        """Records up to `upto` are about to go, and the commit leaves out what is being written to a file: record its
+        synced state anew, or the attributes that were changed before."""
+        file, entry, path = node.file, node.entry, node.path()
+        if file is None or path is None:
+            return
+        if 0 < file.recorded <= upto:
             file.recorded_state = None
             self._record_file(node)
+        elif not file.recorded and entry is not None:
+            at = Attributes(node.mode, node.uid, node.gid, entry.mtime, node.xattrs)
+            if at != Attributes(entry.mode, entry.uid, entry.gid, entry.mtime, entry.more.xattrs):
+                self._record(AttributesRecord(path, at))
 
     def _record_unrecorded(self, node: WorkNode) -> None:
         if node.file is not None and not node.file.recorded:

@@ -76,6 +76,7 @@ def _serve(settings: Settings, mountpoint: str, read_only: bool, options: list[s
     from vfsd.serve.fuse.mount import check_mountpoint  # noqa: PLC0415
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    logging.getLogger("watchfiles").setLevel(logging.WARNING)  # it tells of every event
     try:
         place = check_mountpoint(mountpoint)
         run_daemon(settings, MountOptions(place, read_only, tuple(options)))

@@ -6,10 +6,12 @@ No rule of the namespace or of a filesystem is decided here; `serve.view` and `w
 from __future__ import annotations
 
 import errno
+import functools
+import inspect
 import logging
 import os
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import TypeVar
 
 import pyfuse3
@@ -55,6 +57,29 @@ class OpenDirectory:
         self.number = 0
 
 
+def guarded(operations: type[T]) -> type[T]:
+    """Answer EIO, and log where, when a handler raises what nobody foresaw: pyfuse3 would end the mount."""
+
+    def guard(handler: Callable[..., Awaitable[object]]) -> Callable[..., Awaitable[object]]:
+        @functools.wraps(handler)
+        async def wrapped(*words: object) -> object:
+            try:
+                return await handler(*words)
+            except FUSEError:
+                raise
+            except Exception:
+                log.exception("%s failed", handler.__name__)
+                raise FUSEError(errno.EIO) from None
+
+        return wrapped
+
+    for name, handler in list(vars(operations).items()):
+        if inspect.iscoroutinefunction(handler) and not name.startswith("_"):
+            setattr(operations, name, guard(handler))
+    return operations
+
+
+@guarded
 class Operations(pyfuse3.Operations):
     """pyfuse3's interface over a View."""
 

@@ -1,0 +1,196 @@
+"""One branch's head over a real journal and staging folder, committed as the daemon does it, step by step."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import tempfile
+from contextlib import closing
+from pathlib import Path as FilePath
+
+from tests.repo.parts import make_branch, open_repository
+from vfsd.index.journal import JournalFile
+from vfsd.model.entry import Entry, Kind
+from vfsd.model.ids import CommitId
+from vfsd.repo.chunklist import content_of
+from vfsd.repo.content import read_content
+from vfsd.repo.diff import diff
+from vfsd.repo.refs import Head
+from vfsd.repo.repository import empty_root
+from vfsd.repo.tree import apply
+from vfsd.store.blob import read_chunk
+from vfsd.store.memory import MemoryStore
+from vfsd.worktree.adopt import Stale, adopt
+from vfsd.worktree.freeze import Frozen, Storer, freeze, keep_records, thaw
+from vfsd.worktree.node import WorkNode
+from vfsd.worktree.replay import replay, staged_names
+from vfsd.worktree.staging import Staging
+from vfsd.worktree.worktree import Worktree
+
+Path = tuple[bytes, ...]
+
+
+class Seen:
+    """One path as a user sees it."""
+
+    def __init__(self, kind: int, mode: int, data: bytes, xattrs: dict[bytes, bytes], link: int = 0) -> None:
+        self.kind, self.mode, self.data, self.xattrs, self.link = kind, mode, data, xattrs, link
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Seen) and repr(self) == repr(other)
+
+    def __hash__(self) -> int:
+        return hash(repr(self))
+
+    def __repr__(self) -> str:
+        return f"{Kind(self.kind).name} {self.mode:o} {self.data!r} {sorted(self.xattrs.items())}"
+
+
+class Bench:
+    """A branch with a head that can be committed and can crash."""
+
+    def __init__(self) -> None:
+        self.folder = tempfile.TemporaryDirectory()
+        self.store = MemoryStore()
+        self.repository = open_repository(self.store, FilePath(self.folder.name) / "index")
+        self.head: Head = make_branch(self.repository)
+        self.open()
+
+    def open(self) -> None:
+        """As a daemon that starts."""
+        self.journal = JournalFile(os.path.join(self.folder.name, "journal"))
+        self.staging = Staging(os.path.join(self.folder.name, "staging"))
+        used = set()
+        for row in self.journal.branches():
+            used |= staged_names(self.journal.records(row.id))
+        self.staging.clean(used)
+        row = self.journal.branch("r", "main", self.head.commit or "")
+        self.base = self.root_of(CommitId(row.base) if row.base else None)
+        self.tree = Worktree(
+            row, self.base, nodes=self.repository.nodes, chunks=self.chunk, journal=self.journal, staging=self.staging,
+            numbers=itertools.count(2), on_change=lambda: None,
+        )  # fmt: skip
+        replay(self.tree, self.repository.nodes)
+        self.row = row
+        self.follow()
+
+    def chunk(self, chunk: object) -> bytes:
+        return read_chunk(self.store, chunk)  # type: ignore[arg-type]
+
+    def crash(self) -> None:
+        """kill -9, and a new daemon."""
+        self.staging.close()
+        self.journal.close()
+        self.open()
+
+    def close(self) -> None:
+        self.staging.close()
+        self.journal.close()
+        self.repository.close()
+        self.folder.cleanup()
+
+    def root_of(self, commit: CommitId | None) -> Entry:
+        return empty_root() if commit is None else self.repository.commits.get(commit).root
+
+    # Committing, as LiveBranches does
+
+    def freeze(self) -> Frozen | None:
+        return freeze(self.tree)
+
+    def finish(self, frozen: Frozen) -> Stale:
+        """Store and commit what was frozen."""
+        with closing(self.repository.writer()) as writer:
+            sub = Storer(self.repository.chunker, writer, self.repository.nodes, self.chunk).changes(frozen)
+            made = self.repository.commit(
+                "r", "main", lambda root, sink: apply(self.repository.nodes, sink, root, sub), writer=writer,
+                message="", author="",
+            )  # fmt: skip
+        head = made.head if made else self.repository.refs.head("r", "main")
+        root = self.root_of(head.commit)
+        changes = list(diff(self.repository.nodes, self.base, root))
+        keep_records(self.tree, frozen)
+        thaw(self.tree, frozen, committed=True)
+        stale = adopt(self.tree, root, changes, frozenset(node.ino for node, _, _ in frozen.nodes))
+        self.base, self.head = root, head
+        self.journal.committed(self.row.id, frozen.upto, head.commit or "")
+        self.staging.committed(frozen.upto)
+        return stale
+
+    def commit(self) -> Stale | None:
+        frozen = self.freeze()
+        return None if frozen is None else self.finish(frozen)
+
+    def follow(self) -> Stale:
+        """Go where the branch stands now, as when another node committed."""
+        self.head = self.repository.refs.head("r", "main")
+        root = self.root_of(self.head.commit)
+        stale = adopt(self.tree, root, list(diff(self.repository.nodes, self.base, root)), frozenset())
+        self.base = root
+        self.journal.committed(self.row.id, 0, self.head.commit or "")
+        return stale
+
+    # Looking
+
+    def at(self, path: Path) -> WorkNode:
+        node = self.tree.root
+        for name in path:
+            found = self.tree.lookup(node, name)
+            assert found is not None, path
+            node = found
+        return node
+
+    def seen(self) -> dict[Path, Seen]:
+        """Every path of the head."""
+        found: dict[Path, Seen] = {}
+
+        def walk(node: WorkNode, path: Path) -> None:
+            for name, _ in list(self.tree.listing(node, None)):
+                child = self.tree.lookup(node, name)
+                assert child is not None
+                data = self.tree.read(child, 0, 1 << 20) if child.kind == Kind.FILE else child.target
+                assert child.size == len(data) or child.kind == Kind.DIR
+                found[(*path, name)] = Seen(child.kind, child.mode, data, child.xattrs, child.ino)
+                if child.kind == Kind.DIR:
+                    walk(child, (*path, name))
+
+        walk(self.tree.root, ())
+        return found
+
+    def committed(self) -> dict[Path, Seen]:
+        """Every path of the commit that the branch stands at."""
+        found: dict[Path, Seen] = {}
+        from vfsd.repo.tree import walk
+
+        for path, entry in walk(self.repository.nodes, self.root_of(self.repository.refs.head("r", "main").commit)):
+            data = entry.more.target
+            if entry.kind == Kind.FILE:
+                data = read_content(self.repository.nodes, self.chunk, content_of(entry), 0, entry.size)
+            found[path] = Seen(entry.kind, entry.mode, data, entry.more.xattrs, entry.more.link)
+        return found
+
+    # Doing things in one call
+
+    def write(self, path: Path, data: bytes) -> WorkNode:
+        """Create or overwrite a file, and close it."""
+        parent = self.at(path[:-1])
+        node = self.tree.lookup(parent, path[-1])
+        if node is None:
+            node = self.tree.make(parent, path[-1], Kind.FILE, 0o644, 0, 0)
+        self.tree.opened(node, write=True, truncate=True)
+        self.tree.write(node, 0, data)
+        self.close_file(node)
+        return node
+
+    def close_file(self, node: WorkNode) -> None:
+        self.tree.flushed(node)
+        self.tree.released(node, write=True)
+
+    def forget_all(self) -> None:
+        """As a kernel that runs out of memory: children first."""
+
+        def walk(node: WorkNode) -> None:
+            for child in list(node.children.values()):
+                walk(child)
+                self.tree.forget(child)
+
+        walk(self.tree.root)

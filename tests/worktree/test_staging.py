@@ -1,0 +1,292 @@
+"""Staged bytes against a bytearray: in memory, in segments, in files of their own, over committed bytes."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vfsd.model.entry import EMPTY_FILE
+from vfsd.model.errors import NotCached, Refused
+from vfsd.repo.chunklist import Content
+from vfsd.worktree import staging as staging_module
+from vfsd.worktree.staging import StagedFile, Staging
+
+BASE = bytes(range(1, 201))
+CONTENT = Content(len(BASE), EMPTY_FILE)
+
+
+def read_base(content: Content, offset: int, size: int) -> bytes:
+    assert content is CONTENT or content == CONTENT
+    assert offset + size <= len(BASE)
+    return BASE[offset : offset + size]
+
+
+def whole(file: StagedFile) -> bytes:
+    return file.read(0, 1 << 20, read_base)
+
+
+@contextmanager
+def small_limits() -> Iterator[str]:
+    """A folder, with files spilled at 64 bytes and segments full at 300."""
+    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
+        patch.setattr(staging_module, "SMALL", 64)
+        patch.setattr(staging_module, "SEGMENT", 300)
+        yield folder
+
+
+class Restarted:
+    """A staging folder and one file in it that can be left by one process and found by the next."""
+
+    def __init__(self, folder: str, *, over_base: bool) -> None:
+        self.folder = folder
+        self.staging = Staging(folder)
+        self.file = StagedFile(self.staging, CONTENT if over_base else None)
+        self.reference = bytearray(BASE if over_base else b"")
+        self.left: list[tuple[StagedFile, bytes]] = []  # files that commits read, and what they must go on to say
+        self.number = 0
+
+    def record(self) -> None:
+        """As the journal does: bring it to disk and name it."""
+        self.file.store()
+        self.number += 1
+        self.file.recorded = self.number
+
+    def restart(self) -> None:
+        file = self.file
+        stored = file.store()
+        self.staging.close()
+        for left, _ in self.left:
+            left.frozen = 0
+        self.left.clear()
+        self.staging = Staging(self.folder)
+        self.file = StagedFile.restore(self.staging, file.size, file.base, file.base_limit, stored)
+
+    def freeze(self) -> None:
+        """A commit reads the file from now on; who writes takes a copy."""
+        self.file.store()
+        self.file.frozen += 1
+        self.left.append((self.file, bytes(self.reference)))
+        try:
+            copy = self.file.successor()
+        except NotCached as miss:
+            miss.load()
+            copy = self.file.successor()
+        self.file = copy
+
+    def check(self) -> None:
+        assert self.file.size == len(self.reference)
+        assert whole(self.file) == self.reference
+        for file, data in self.left:
+            assert whole(file) == data
+
+
+offsets = st.integers(0, 300)
+steps = st.lists(
+    st.one_of(
+        st.tuples(st.just("write"), offsets, st.binary(min_size=1, max_size=90)),
+        st.tuples(st.just("truncate"), offsets, st.just(b"")),
+        st.tuples(st.just("read"), offsets, st.binary(max_size=100)),
+        st.tuples(st.sampled_from(["record", "restart", "freeze"]), st.just(0), st.just(b"")),
+    ),
+    max_size=15,
+)
+
+
+@settings(max_examples=200)
+@given(steps=steps, over_base=st.booleans())
+def test_a_staged_file_is_a_bytearray(steps: list[tuple[str, int, bytes]], over_base: bool) -> None:
+    with small_limits() as folder:
+        it = Restarted(folder, over_base=over_base)
+        for kind, at, data in steps:
+            match kind:
+                case "write":
+                    it.file.write(at, data)
+                    it.reference.extend(bytes(max(0, at - len(it.reference))))
+                    it.reference[at : at + len(data)] = data
+                case "truncate":
+                    it.file.truncate(at)
+                    it.reference.extend(bytes(max(0, at - len(it.reference))))
+                    del it.reference[at:]
+                case "read":
+                    assert it.file.read(at, len(data), read_base) == it.reference[at : at + len(data)]
+                case "record":
+                    it.record()
+                case "restart":
+                    it.restart()
+                case "freeze":
+                    it.freeze()
+            it.check()
+        it.staging.close()
+
+
+def test_a_small_new_file_touches_no_disk_until_it_is_stored() -> None:
+    with small_limits() as folder:
+        staging = Staging(folder)
+        files = []
+        for number in range(3):
+            file = StagedFile(staging)
+            file.write(0, b"small %d" % number)
+            files.append(file)
+        assert os.listdir(folder) == []
+        places = [file.store() for file in files]
+        assert len(os.listdir(folder)) == 1, "they share a segment"
+        assert {place.name for place in places if place} == set(os.listdir(folder))
+        assert [whole(file) for file in files] == [b"small 0", b"small 1", b"small 2"]
+        staging.close()
+
+
+def test_an_empty_file_needs_no_bytes_on_disk() -> None:
+    with small_limits() as folder:
+        staging = Staging(folder)
+        assert StagedFile(staging).store() is None
+        assert os.listdir(folder) == []
+        staging.close()
+
+
+def test_a_full_segment_is_followed_by_another_and_goes_with_its_last_user() -> None:
+    with small_limits() as folder:
+        staging = Staging(folder)
+        files = []
+        for _ in range(12):
+            file = StagedFile(staging)
+            file.write(0, bytes(60))
+            file.store()
+            files.append(file)
+        assert len(os.listdir(folder)) == 3
+        for file in files:
+            file.discard()
+        assert len(os.listdir(folder)) == 1, "the one that is being filled"
+        staging.close()
+
+
+def test_bytes_stay_on_disk_while_a_journal_record_names_them() -> None:
+    with small_limits() as folder:
+        staging = Staging(folder)
+        file = StagedFile(staging)
+        file.write(0, bytes(100))
+        file.store()
+        file.recorded = 7
+        file.discard()
+        staging.settled(0, 7)
+        staging.committed(6)
+        assert len(os.listdir(folder)) == 1
+        staging.committed(7)
+        assert os.listdir(folder) == []
+        staging.close()
+
+
+def test_a_commit_of_one_branch_leaves_the_bytes_that_records_of_another_name() -> None:
+    with small_limits() as folder:
+        staging = Staging(folder)
+        file = StagedFile(staging, branch=1)
+        file.write(0, bytes(100))
+        file.store()
+        file.recorded = 5
+        file.discard()
+        staging.settled(2, 10)
+        staging.committed(10)
+        assert len(os.listdir(folder)) == 1
+        staging.settled(1, 11)
+        staging.committed(11)
+        assert os.listdir(folder) == []
+        staging.close()
+
+
+def test_bytes_that_the_journal_names_stay_while_the_file_is_written_anew() -> None:
+    """Cutting an open file short touches nothing that a record of its last close needs."""
+    with small_limits() as folder:
+        staging = Staging(folder)
+        file = StagedFile(staging)
+        file.write(0, b"x" * 200)
+        stored = file.store()
+        file.truncate(10)
+        file.truncate(50)
+        assert whole(file) == b"x" * 10 + bytes(40)
+        staging.close()
+        after = StagedFile.restore(Staging(folder), 200, None, 0, stored)
+        assert whole(after) == b"x" * 200
+
+
+def test_a_copy_that_a_writer_never_took_is_not_taken_for_a_later_version() -> None:
+    with small_limits() as folder:
+        staging = Staging(folder)
+        file = StagedFile(staging)
+        file.write(0, bytes(100))
+        with pytest.raises(NotCached) as miss:
+            file.successor()
+        miss.value.load()
+        file.write(0, b"later")  # the commit failed, so the file may be written itself
+        with pytest.raises(NotCached) as miss:
+            file.successor()
+        miss.value.load()
+        assert whole(file.successor()) == b"later" + bytes(95)
+        file.discard()
+        assert len(os.listdir(folder)) == 1, "the copy in use"
+        staging.close()
+
+
+def test_copying_a_file_that_is_discarded_meanwhile_harms_nothing() -> None:
+    with small_limits() as folder:
+        staging = Staging(folder)
+        file = StagedFile(staging)
+        file.write(0, bytes(100))
+        with pytest.raises(NotCached) as miss:
+            file.successor()
+        file.discard()
+        miss.value.load()
+        assert os.listdir(folder) == []
+        staging.close()
+
+
+def test_what_no_record_names_is_cleaned_up_after_a_crash() -> None:
+    with small_limits() as folder:
+        staging = Staging(folder)
+        kept, lost = StagedFile(staging), StagedFile(staging)
+        for file in (kept, lost):
+            file.write(0, bytes(100))
+        place = kept.store()
+        assert place is not None
+        staging.close()
+        staging = Staging(folder)
+        staging.clean({place.name})
+        assert os.listdir(folder) == [place.name]
+        assert staging.new_file()[0] != place.name, "names are not used twice"
+        os.close(staging.new_file()[1])
+        staging.close()
+
+
+def test_while_a_large_file_is_copied_for_a_writer_nobody_gets_the_half_copy() -> None:
+    """Two writers meet a file that a commit reads: the second must wait for the copy as the first does."""
+    with small_limits() as folder:
+        staging = Staging(folder)
+        file = StagedFile(staging)
+        file.write(0, bytes(1000))
+        file.frozen += 1
+        with pytest.raises(NotCached) as first:
+            file.successor()
+        with pytest.raises(NotCached) as second:
+            file.successor()
+        assert first.value.key == second.value.key
+        first.value.load()
+        copy = file.successor()
+        assert whole(copy) == bytes(1000)
+        staging.close()
+
+
+def test_a_staging_file_that_was_cut_short_is_an_error_not_zeros() -> None:
+    with small_limits() as folder:
+        staging = Staging(folder)
+        file = StagedFile(staging)
+        file.write(0, b"x" * 100)
+        place = file.store()
+        assert place is not None
+        os.truncate(os.path.join(folder, place.name), 50)
+        with pytest.raises(Refused, match="cut short"):
+            whole(file)
+        staging.close()
