@@ -45,9 +45,10 @@ async def running(vfsd: Program) -> AsyncIterator[Running]:
 
     try:
         async with shop.service() as service, trio.open_nursery() as nursery:
-            nursery.start_soon(control.serve, control.socket_path(str(node)), {"status": status})
-            while not (node / "control").is_socket():
-                await trio.sleep(0.001)
+            path = control.socket_path(str(node))
+            nursery.start_soon(control.serve, path, {"status": status})
+            while await trio.to_thread.run_sync(control.ask, path, "status") is None:
+                pass  # not listening yet
             yield service
             nursery.cancel_scope.cancel()
     finally:
@@ -257,7 +258,7 @@ async def test_a_job_is_stopped_once(vfsd: Program) -> None:
     create(vfsd, spec(cmd="sleep 1000"))
     async with running(vfsd) as service:
         while not (jobs := (await aside(vfsd.ok, "job", "list", "--json")).json):
-            await trio.sleep(0.001)
+            pass  # not begun yet
         await aside(vfsd.ok, "job", "stop", jobs[0]["id"])
         assert (await service.job("copy")).reason == "stopped by a user"
     done = vfsd("job", "stop", jobs[0]["id"])

@@ -36,7 +36,8 @@ def test_a_shell_keeps_its_directory_its_variables_and_its_files(place: Place, t
     page = tmp_path / "page.md"
     page.write_text(
         "```console\n$ mkdir inner && cd inner\n$ WORD=here\n```\n```json file=a.json\n{}\n```\n"
-        "```sh\nexit 1\n```\n```console\n$ echo $WORD; cat a.json; for i in 1 2; do\n> echo $i\n> done\nh…e\n{}\n…\n```\n"
+        "```sh\nexit 1\n```\n"
+        "```console\n$ echo $WORD; cat a.json; for i in 1 2; do\n> echo $i\n> done\nh…e\n{}\n…\n```\n"
     )
     assert run_page(page, place.folder, place.environ) == 3
 

@@ -16,6 +16,7 @@ from tests.daemon.program import Program
 from tests.docs.pages import DOCS, TOP, code, section
 from vfsd.daemon.cli import cli
 from vfsd.daemon.config import _File as ConfigurationFile
+from vfsd.daemon.config import load
 from vfsd.model import pipeline_spec
 from vfsd.model.datum import DatumState
 from vfsd.model.entry import Kind
@@ -82,9 +83,14 @@ def test_every_mount_option_is_named() -> None:
     assert all(re.search(rf"`{option}=?`", text) for option in KNOWN_OPTIONS)
 
 
-def test_every_key_of_the_configuration_file_is_named_with_its_default() -> None:
-    rows = re.findall(r"^\| `(\w+)` \|", section(REFERENCE, "Settings"), re.MULTILINE)
-    assert sorted(rows) == sorted(ConfigurationFile.__struct_fields__)
+def test_every_key_of_the_configuration_file_is_named_with_its_default(tmp_path: Path) -> None:
+    rows = re.findall(r"^\| `(\w+)` \| (.*?) \|", section(REFERENCE, "Settings"), re.MULTILINE)
+    assert sorted(key for key, _ in rows) == sorted(ConfigurationFile.__struct_fields__)
+    shown = [f"{key} = {code(default)[0]}" for key, default in rows if key not in {"store", "author"}]
+    (tmp_path / "config.toml").write_text("\n".join(shown))
+    there = load({"VFSD_CONFIG": str(tmp_path / "config.toml")})
+    (tmp_path / "config.toml").write_text("")
+    assert there == load({"VFSD_CONFIG": str(tmp_path / "config.toml")})
 
 
 def test_every_variable_is_named() -> None:

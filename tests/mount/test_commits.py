@@ -205,3 +205,20 @@ def test_an_open_transaction_outlives_the_daemon(mounted: Mounted, how: str) -> 
     assert heads(mounted) == []
     mounted.run("commit", "finish", "data/main")
     assert len(heads(mounted)) == 1
+
+
+def test_a_copied_directory_shares_no_hard_links_with_its_original(mounted: Mounted) -> None:
+    live = mounted.path / "data/main"
+    (live / "d").mkdir()
+    (live / "d/a").write_text("original")
+    os.link(live / "d/a", live / "d/b")
+    mounted.run("commit", "data/main")
+    mounted.run("cp", "data/main/d", "data/main/copy")
+    wait_for((live / "copy").exists)
+    (live / "copy/a").write_text("changed in the copy")
+    assert (live / "d/a").read_text() == (live / "d/b").read_text() == "original"
+    mounted.umount()
+    mounted.mount()
+    (live / "d/a").write_text("through one name")
+    assert (live / "d/b").read_text() == "through one name"
+    assert (live / "copy/b").read_text() == "original"

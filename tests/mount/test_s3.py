@@ -32,7 +32,7 @@ def nodes(s3_url: str, tmp_path: Path) -> Iterator[tuple[Mounted, Mounted]]:
 def test_two_nodes_see_each_others_commits_and_keep_both_writes(nodes: tuple[Mounted, Mounted]) -> None:
     one, two = nodes
     (one.path / "data").mkdir()
-    wait_for(lambda: (two.path / "data/main").exists())
+    wait_for((two.path / "data/main").exists)
     (one.path / "data/main/from-one").write_text("1")
     (two.path / "data/main/from-two").write_text("2")
     for node in nodes:

@@ -18,7 +18,7 @@ from vfsd.pipeline.ledger import (
     DatumResult,
     DatumStats,
     LedgerReader,
-    datum_entry,
+    datum_result,
     datum_results,
     edited,
     encode_result,
@@ -26,6 +26,7 @@ from vfsd.pipeline.ledger import (
     names,
 )
 from vfsd.pipeline.records import JobRecord, JobRecords, is_current, restore_jobs
+from vfsd.repo.directory import entries
 from vfsd.repo.repository import now_ns
 
 JOB = JobId("1" * 32)
@@ -50,7 +51,8 @@ def test_a_datum_comes_back_as_it_was_entered(shop: Workshop, tmp_path: Path) ->
     log = tmp_path / "log"
     log.write_bytes(b"said\xff something")
     writer = shop.repository.writer()
-    entry = datum_entry(shop.repository, writer, DATUM, STATS, str(log).encode(), str(out).encode())
+    result = datum_result(shop.repository, writer, DATUM, STATS, str(log).encode(), str(out).encode())
+    entry = result.entry
     writer.flush()
     writer.close()
     assert (entry.name, entry.mtime) == (b"ab" * 32, 20)
@@ -61,12 +63,14 @@ def test_a_datum_comes_back_as_it_was_entered(shop: Workshop, tmp_path: Path) ->
     output = reader.output(entry)
     assert output is not None
     assert shop.tree(output) == {"d/x": b"result"}
+    assert result.out == output
+    assert result.files == list(entries(shop.repository.nodes, output.node))
     assert reader.shown(entry) == "texts:/d/\\xff"
 
 
 def test_a_datum_without_output_or_log_has_none(shop: Workshop) -> None:
     writer = shop.repository.writer()
-    entry = datum_entry(shop.repository, writer, DATUM, STATS, b"/nowhere/log", None)
+    entry = datum_result(shop.repository, writer, DATUM, STATS, b"/nowhere/log", None).entry
     writer.flush()
     writer.close()
     reader = LedgerReader(shop.repository)
@@ -78,7 +82,7 @@ def test_a_datum_without_output_or_log_has_none(shop: Workshop) -> None:
 
 def test_a_ledger_edited_in_parts_is_the_one_edited_at_once(shop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
     writer = shop.repository.writer()
-    entry = datum_entry(shop.repository, writer, DATUM, STATS, None, None)
+    entry = datum_result(shop.repository, writer, DATUM, STATS, None, None).entry
     some = [(b"%064x" % number, msgspec.structs.replace(entry, name=b"%064x" % number)) for number in range(1000)]
     at_once = edited(shop.repository, writer, None, some)
     monkeypatch.setattr(ledgers, "EDIT", 64)
@@ -93,7 +97,7 @@ def test_a_ledger_edited_in_parts_is_the_one_edited_at_once(shop: Workshop, monk
 
 def test_results_of_a_job_in_flight_are_found_in_order_until_it_ends(shop: Workshop) -> None:
     writer = shop.repository.writer()
-    entry = datum_entry(shop.repository, writer, DATUM, STATS, None, None)
+    entry = datum_result(shop.repository, writer, DATUM, STATS, None, None).entry
     writer.flush()
     writer.close()
     records = JobRecords(shop.repository)
@@ -112,7 +116,7 @@ def test_results_of_a_job_in_flight_are_found_in_order_until_it_ends(shop: Works
 
 def test_a_datum_that_ended_before_the_job_began_was_skipped(shop: Workshop) -> None:
     writer = shop.repository.writer()
-    entry = datum_entry(shop.repository, writer, DATUM, STATS, None, None)
+    entry = datum_result(shop.repository, writer, DATUM, STATS, None, None).entry
     root = edited(shop.repository, writer, None, [(entry.name, entry)])
     writer.flush()
     writer.close()

@@ -34,7 +34,7 @@ class Seen:
     """One path as a user sees it."""
 
     def __init__(self, kind: int, mode: int, data: bytes, xattrs: dict[bytes, bytes], link: int = 0) -> None:
-        self.kind, self.mode, self.data, self.xattrs, self.link = kind, mode, data, xattrs, link
+        self.kind, self.mode, self.data, self.xattrs, self.link = kind, mode, data, dict(xattrs), link
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Seen) and repr(self) == repr(other)

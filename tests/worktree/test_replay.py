@@ -306,4 +306,4 @@ class Head(RuleBasedStateMachine):
 
 
 TestHead = Head.TestCase
-TestHead.settings = settings(max_examples=60, stateful_step_count=25, deadline=None, report_multiple_bugs=False)
+TestHead.settings = settings(max_examples=600, stateful_step_count=40, deadline=None, report_multiple_bugs=False)

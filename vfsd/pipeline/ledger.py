@@ -34,6 +34,7 @@ from vfsd.repo.writer import BlobWriter
 from vfsd.store.blob import read_chunk
 
 EDIT = 5_000  # datums entered at once: bounds memory
+FEW = 16  # names in an output that a result carries along
 T = TypeVar("T")
 
 _ENCODE = msgspec.json.Encoder().encode
@@ -57,10 +58,16 @@ _STATS = msgspec.json.Decoder(DatumStats)
 
 
 class DatumResult(msgspec.Struct, array_like=True, frozen=True):
-    """A datum that ended while its job is in flight: its state, and its directory in the ledger."""
+    """A datum that ended while its job is in flight: its state, and its directory in the ledger.
+
+    out: what it wrote, None for a datum that failed; files: what is in there, None where that is much. Both are in the
+    ledger too: they are here so that merging many small outputs need not read them one by one.
+    """
 
     state: DatumState
     entry: Entry
+    out: Entry | None = None
+    files: list[Entry] | None = None
 
 
 _RESULT = msgspec.msgpack.Decoder(DatumResult)
@@ -69,20 +76,25 @@ _RESULT = msgspec.msgpack.Decoder(DatumResult)
 # Writing
 
 
-def datum_entry(
+def datum_result(
     repository: Repository, writer: BlobWriter, datum: Datum, stats: DatumStats, log: bytes | None, out: bytes | None
-) -> Entry:
-    """A datum's directory for the ledger. log, out: local paths; None for none of it. Blocks."""
+) -> DatumResult:
+    """Store what a try came to. log, out: local paths; None for none of it. Blocks."""
     nodes = repository.nodes
+    written: Entry | None = None
+    files: list[Entry] | None = None
     ingest = Ingest(repository.chunker, writer, nodes, origin=bytes.fromhex(datum.id))
     builder = DirectoryBuilder(writer)
     builder.add(_file(repository, writer, b"inputs", _ENCODE(datum.inputs), stats.finished))
     if log is not None and os.path.exists(log):
         builder.add(Ingest(repository.chunker, writer, nodes).path(log, b"log"))
     if out is not None:
-        builder.add(ingest.path(out, b"out"))
+        written = ingest.path(out, b"out")
+        files = list(islice(entries(nodes, written.node), FEW + 1))
+        builder.add(written)
     builder.add(_file(repository, writer, b"stats", _ENCODE(stats), stats.finished))
-    return directory(datum.id.encode(), builder.finish(), mtime=stats.finished)
+    entry = directory(datum.id.encode(), builder.finish(), mtime=stats.finished)
+    return DatumResult(stats.state, entry, written, files if files is None or len(files) <= FEW else None)
 
 
 def _file(repository: Repository, writer: BlobWriter, name: bytes, data: bytes, mtime: int) -> Entry:

@@ -20,10 +20,11 @@ from vfsd.repo.tree import Path, show, walk
 
 
 class Output(msgspec.Struct, frozen=True):
-    """What a datum wrote at some path; at first its /pfs/out."""
+    """What a datum wrote at some path; at first its /pfs/out. files: what is in it, None where that is to be read."""
 
     datum: DatumId
     entry: Entry
+    files: list[Entry] | None = None
 
 
 class Merger:
@@ -51,7 +52,7 @@ class Merger:
         names: dict[bytes, tuple[list[Output], list[Output]]] = {}
         for side, outputs in enumerate((removed, added)):
             for output in outputs:
-                for entry in entries(self._nodes, output.entry.node):
+                for entry in entries(self._nodes, output.entry.node) if output.files is None else output.files:
                     names.setdefault(entry.name, ([], []))[side].append(Output(output.datum, entry))
         changes = {
             name: self._name(lookup(self._nodes, base, name), old, new, (*path, name))

@@ -140,7 +140,7 @@ class Outcomes:
         base = None if start.base is None else start.base.id
         record = msgspec.structs.replace(record, state=JobState.FINISHING, ledger=ledger, base=base)
         self._records.note(record)
-        root = self._merged(start, ledger, writer)
+        root = self._merged(record, start, ledger, pending, writer)
 
         def change(found: Entry, _: BlobWriter) -> Entry:
             if given_up():
@@ -157,22 +157,31 @@ class Outcomes:
         assert committed is not None
         return record, committed
 
-    def _merged(self, start: Start, ledger: Ref | None, writer: BlobWriter) -> Entry:
+    def _merged(
+        self, record: JobRecord, start: Start, ledger: Ref | None, pending: Results, writer: BlobWriter
+    ) -> Entry:
         nodes = self._repository.nodes
         reader = LedgerReader(self._repository)
-        sides: tuple[list[Output], list[Output]] = ([], [])
-        for name, old, new in changed_names(nodes, start.ledger, ledger):
-            for side, datum in zip(sides, (old, new), strict=True):
-                out = None if datum is None else reader.output(datum)
-                if out is not None:
-                    side.append(Output(DatumId(name.decode()), out))
+
+        def read(datums: Iterable[Entry]) -> Iterator[Output]:
+            for datum in datums:
+                if (out := reader.output(datum)) is not None:
+                    yield Output(DatumId(datum.name.decode()), out)
+
+        def written() -> Iterator[Output]:
+            for datum, result in self._results(record.id, pending, DatumState.SUCCESS):
+                if result.out is not None:
+                    yield Output(datum, result.out, result.files)
+            yield from read(start.formation.carried.values())
 
         def shown(datum: DatumId) -> str:
             writer.flush()  # what it read may be known to the writer alone
             entry = lookup(nodes, ledger, datum.encode())
             return f"datum {datum[:SHORT]}" if entry is None else reader.shown(entry)
 
-        return Merger(nodes, writer, shown).merge(start.root, *sides)
+        gone = (lookup(nodes, start.ledger, name) for name in start.formation.removed)
+        removed = read(entry for entry in gone if entry is not None)
+        return Merger(nodes, writer, shown).merge(start.root, removed, written())
 
     def success(self, record: JobRecord, output: CommitId) -> JobRecord:
         """Write down a job whose output commit is made."""
@@ -190,7 +199,7 @@ class Outcomes:
         self.remember(record.id, list(pending), writer)
         removed = start.formation.removed if start is not None and complete else []
         ledger = self._ledger(record, start, removed, (), writer)
-        failed = self._results(record.id, (), DatumState.FAILED)
+        failed = self._entries(record.id, (), DatumState.FAILED)
         record = msgspec.structs.replace(
             record,
             base=None if start is None or start.base is None else start.base.id,
@@ -232,13 +241,17 @@ class Outcomes:
     ) -> Ref | None:
         gone: Iterable[tuple[bytes, Entry | None]] = ((name, None) for name in removed)
         carried = [] if start is None else sorted(start.formation.carried.items())
-        done = self._results(record.id, pending, DatumState.SUCCESS)
+        done = self._entries(record.id, pending, DatumState.SUCCESS)
         changes = heapq.merge(gone, carried, done, key=lambda change: change[0])
         return edited(self._repository, writer, None if start is None else start.ledger, changes)
 
-    def _results(self, job: JobId, pending: Results, state: DatumState) -> Iterator[tuple[bytes, Entry]]:
+    def _entries(self, job: JobId, pending: Results, state: DatumState) -> Iterator[tuple[bytes, Entry]]:
         """The directories of the datums that ended so, in order of ids."""
+        return ((datum.encode(), result.entry) for datum, result in self._results(job, pending, state))
+
+    def _results(self, job: JobId, pending: Results, state: DatumState) -> Iterator[tuple[DatumId, DatumResult]]:
+        """The datums that ended so, in order of ids."""
         both = heapq.merge(
             datum_results(self._repository, job), sorted(pending, key=lambda item: item[0]), key=lambda item: item[0]
         )
-        return ((datum.encode(), result.entry) for datum, result in both if result.state is state)
+        return ((datum, result) for datum, result in both if result.state is state)

@@ -17,7 +17,6 @@ import trio
 
 from vfsd.model.commit import Provenance
 from vfsd.model.datum import Datum, DatumState
-from vfsd.model.entry import Entry
 from vfsd.model.errors import AccessDenied, NotFound, Unavailable, VfsdError
 from vfsd.model.ids import CommitId, DatumId, JobId
 from vfsd.model.job import DatumCounts, JobState
@@ -25,7 +24,7 @@ from vfsd.model.pipeline_spec import PipelineSpec
 from vfsd.pipeline import job_state as machine
 from vfsd.pipeline.executor import DatumOutcome, run_datum
 from vfsd.pipeline.formation import Batch, Work
-from vfsd.pipeline.ledger import DatumResult, DatumStats, datum_entry
+from vfsd.pipeline.ledger import DatumResult, DatumStats, datum_result
 from vfsd.pipeline.outcome import Outcomes, Start
 from vfsd.pipeline.records import JobRecord, JobRecords
 from vfsd.pipeline.registry import PipelineHead
@@ -73,7 +72,7 @@ class JobRun:
         self._complete = False  # all datums are formed
         self._folders: list[bytes] = []  # each with empty directories `out` and `scratch`, for the next tries
         self._scopes: dict[int, trio.CancelScope] = {}  # ticket → the try's
-        self._entries: dict[DatumId, Entry] = {}  # of tries that ended, until the machine says what they were
+        self._ended_tries: dict[DatumId, DatumResult] = {}  # until the machine says whether they were the last
         self._pending: list[tuple[DatumId, DatumResult]] = []  # results that are not kept yet
         self._news = trio.Event()  # something to keep
         self._many = trio.Event()  # enough to keep at once
@@ -163,7 +162,7 @@ class JobRun:
         self._feed(machine.DatumFinished(ticket, ok, reason))
 
     async def _run(self, work: Work, attempt: int) -> tuple[bool, str]:
-        """Whether a try was a success, and why not. Its result is in `_entries`."""
+        """Whether a try was a success, and why not. Its result is in `_ended_tries`."""
         started = now_ns()
         folder = self._folders.pop() if self._folders else None
         try:
@@ -175,7 +174,7 @@ class JobRun:
             why = f"{os.fsdecode(error.filename or self._scratch)}: {error.strerror}"
             outcome = DatumOutcome(None, 0.0, False, why)
         try:
-            self._entries[work.datum.id] = await trio.to_thread.run_sync(
+            self._ended_tries[work.datum.id] = await trio.to_thread.run_sync(
                 self._store, folder, work.datum, attempt, started, outcome, limiter=self._place.storing
             )
         except (AccessDenied, NotFound) as error:
@@ -200,9 +199,10 @@ class JobRun:
         )  # fmt: skip
 
     def _record(self, datum: DatumId, state: DatumState) -> None:
-        entry = self._entries.pop(datum, None)
-        if entry is not None:  # none: nothing of a failed datum could be stored
-            self._pending.append((datum, DatumResult(state, entry)))
+        result = self._ended_tries.pop(datum, None)
+        if result is not None:  # none: nothing of a failed datum could be stored
+            assert result.state is state
+            self._pending.append((datum, result))
         self._news.set()
         if len(self._pending) >= KEEP_DATUMS:
             self._many.set()
@@ -274,13 +274,13 @@ class JobRun:
 
     def _store(
         self, folder: bytes | None, datum: Datum, attempt: int, started: int, outcome: DatumOutcome
-    ) -> Entry:
+    ) -> DatumResult:
         state = DatumState.SUCCESS if outcome.ok else DatumState.FAILED
         stats = DatumStats(self.record.id, state, attempt, started, now_ns(), outcome.exit_code, outcome.reason)
         log = None if folder is None else folder + b"/log"
         out = None if folder is None or not outcome.ok else folder + b"/out"
         try:
-            return datum_entry(self._place.repository, self._writer, datum, stats, log, out)
+            return datum_result(self._place.repository, self._writer, datum, stats, log, out)
         finally:
             if folder is not None and _emptied(folder):
                 self._folders.append(folder)

@@ -342,8 +342,8 @@ class StagedFile:
 
 
 def _fill(copy: StagedFile, source: str, target: str) -> None:
-    """Copy what is written. Runs in a thread; either file may be discarded meanwhile, so they are opened by names, which
-    are not used twice, and then there is nothing to do."""
+    """Copy what is written. Runs in a thread; either file may be discarded meanwhile, so they are opened by names,
+    which are not used twice, and then there is nothing to do."""
     try:
         with open(source, "rb", buffering=0) as old, open(target, "r+b", buffering=0) as new:
             for start, end in copy.extents.ranges():

@@ -1,0 +1,5 @@
+"""The slow suite: `scripts/slow`."""
+
+from tests.mount.conftest import mounted, node
+
+__all__ = ["mounted", "node"]
