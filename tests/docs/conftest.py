@@ -11,6 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.mount.conftest import mounted, node
+
+__all__ = ["mounted", "node", "place"]
+
 
 @dataclass(frozen=True)
 class Place:

@@ -14,6 +14,7 @@ import pytest
 
 from tests.daemon.program import Program
 from tests.docs.pages import DOCS, TOP, code, section
+from tests.mount.conftest import Mounted
 from vfsd.daemon.cli import cli
 from vfsd.daemon.config import _File as ConfigurationFile
 from vfsd.daemon.config import load
@@ -190,20 +191,41 @@ ASKED = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("words", ASKED)
-def test_every_field_that_is_printed_is_named_with_its_command(words: str, program: Program) -> None:
-    document = program.ok(*words.split(), "--json").json
+def unnamed(words: str, document: Any) -> set[str]:
+    """Fields of a document that the reference does not name for its command."""
     name = next(name for name in (*sorted(COMMANDS, key=len, reverse=True), "commit") if words.startswith(name))
     rows = [line for line in section(REFERENCE, "JSON").splitlines() if line.startswith("| `")]
     own = [row for row in rows if f"`{name}`" in row.split("|")[1]]
     assert len(own) == (2 if name == "status" else 1), name
-    seen = set(code(own[0]))
-    for other, marker in (("branch list", "the same and"), ("log", "the commit"), ("ls", "the same without"),
-                          ("pipeline list", "the same and"), ("log", "`head`: the commit")):  # fmt: skip
-        if any(marker in row for row in own):
-            seen |= {word for row in rows if f"`{other}`" in row.split("|")[1] for word in code(row)}
-    seen |= {word for row in own[1:] for word in code(row)}
-    assert set(keys(document)) <= seen, f"vfsd {words}: {sorted(set(keys(document)) - seen)}"
+    alike = [
+        other for other, words_of_it in (
+            ("branch list", "the same and `head`"), ("log", "`head`: the commit"), ("log", "| the commit, and"),
+            ("ls", "the same without"), ("pipeline list", "the same and `spec`"), ("datum list", "the same and `job`"),
+        ) if words_of_it in own[0]
+    ]  # fmt: skip
+    own += [row for row in rows if any(f"`{other}`" in row.split("|")[1] for other in alike)]
+    return set(keys(document)) - {word for row in own for word in code(row)}
+
+
+@pytest.mark.parametrize("words", ASKED)
+def test_every_field_that_is_printed_is_named_with_its_command(words: str, program: Program) -> None:
+    assert not unnamed(words, program.ok(*words.split(), "--json").json)
+
+
+def test_every_field_of_jobs_and_datums_is_named(mounted: Mounted) -> None:
+    spec = {"pipeline": {"name": "p"}, "transform": {"cmd": ["true"]}, "input": {"pfs": {"repo": "data", "glob": "/*"}}}
+    path = mounted.folder / "p.json"
+    path.write_text(json.dumps(spec))
+    (mounted.path / "data/main/a").write_text("a")
+    mounted.run("commit", "data/main")
+    assert not unnamed("pipeline create", mounted.facts("pipeline", "create", "-f", path))
+    job = mounted.facts("job", "wait", "--pipeline", "p")
+    assert not unnamed("job wait", job)
+    datums = mounted.facts("datum", "list", job["id"])
+    assert not unnamed("datum list", datums)
+    for words in (f"job inspect {job['id']}", "job list", f"datum inspect {job['id']} {datums[0]['id']}", "status"):
+        document = mounted.facts(*words.split())
+        assert document and not unnamed(words, document), words
 
 
 def test_the_examples_of_json_are_real_commands() -> None:

@@ -1,7 +1,7 @@
 """Writes `tests/golden/store` and `tests/golden/expected.json` anew: `python -m tests.golden.make`.
 
-Only for a new number of the format: what is there is how earlier versions wrote it, and has to stay readable. Commit and
-node ids come out the same each time; pack ids and nonces do not.
+Only for a new number of the format: what is there is how earlier versions wrote it, and has to stay readable. Commit
+and node ids come out the same each time; pack ids and nonces do not.
 """
 
 from __future__ import annotations

@@ -10,8 +10,8 @@ Path = tuple[bytes, ...]
 
 
 class Inode:
-    """A file, directory or symlink. `closed`: bytes as of when nobody was writing, None before the first close.
-    `journalled`: (bytes, mode, xattrs) that survive a crash, None when nothing does."""
+    """A file, directory or symlink. `closed`: the bytes of each time that nobody was writing. `journalled`: (bytes,
+    mode, xattrs) that survive a crash, None when nothing does."""
 
     def __init__(self, kind: int, mode: int, *, target: bytes = b"") -> None:
         self.kind = kind
@@ -22,7 +22,7 @@ class Inode:
         self.children: dict[bytes, Inode] = {}
         self.writers = 0
         self.dirty = False  # written while open
-        self.closed: bytes | None = None
+        self.closed: list[bytes] = []
         self.journalled: tuple[bytes, int, dict[bytes, bytes]] | None = None
 
     def journal(self) -> None:
@@ -30,9 +30,9 @@ class Inode:
         self.journalled = (self.data, self.mode, dict(self.xattrs))
 
     def attributes_changed(self) -> None:
-        """Attributes are journalled at once unless the file is being written."""
-        if self.kind != Kind.FILE or not (self.writers and self.dirty):
-            self.journal()
+        """Attributes are journalled at once, unless nobody knows of the file yet."""
+        if self.journalled is not None:
+            self.journalled = (self.journalled[0], self.mode, dict(self.xattrs))
 
 
 class Refusal(Exception):
@@ -141,8 +141,6 @@ class Reference:
         node.dirty = True
 
     def truncate(self, node: Inode, size: int) -> None:
-        if node.writers and not node.dirty and node.closed is None:
-            node.closed = node.data
         node.data = node.data[:size].ljust(size, b"\0")
         node.dirty = True
         if not node.writers:
@@ -151,8 +149,6 @@ class Reference:
     def opened(self, node: Inode, *, truncate: bool) -> None:
         if truncate and node.data:
             node.data, node.dirty = b"", True
-            if not node.writers:
-                node.journal()
         node.writers += 1
 
     def flush(self, node: Inode) -> None:
@@ -167,7 +163,7 @@ class Reference:
     def close(self, node: Inode) -> None:
         """Nobody writes it now."""
         node.dirty = False
-        node.closed = node.data
+        node.closed.append(node.data)
         node.journal()
 
     def crash(self) -> None:
@@ -180,7 +176,7 @@ class Reference:
                     continue
                 child.data, child.mode, xattrs = child.journalled
                 child.xattrs = dict(xattrs)
-                child.writers, child.dirty, child.closed = 0, False, child.data
+                child.writers, child.dirty, child.closed = 0, False, [*child.closed, child.data]
                 walk(child)
 
         walk(self.root)

@@ -36,9 +36,9 @@ def test_ranges_and_pieces_are_those_of_a_set_of_bytes(
             extents.cut(at)
             reference = {number for number in reference if number < at}
         else:
-            at = max(reference, default=-1) + 1 if kind == "append" else at
-            extents.add(at, at + size)
-            reference |= set(range(at, at + size))
+            start = max(reference, default=-1) + 1 if kind == "append" else at
+            extents.add(start, start + size)
+            reference |= set(range(start, start + size))
         assert extents.ranges() == runs(reference)
     end = start + length
     pieces = list(extents.pieces(start, end))

@@ -38,7 +38,8 @@ attributes = st.builds(
 places = st.builds(Place, st.binary(min_size=16, max_size=16), sizes, sizes)
 chunks = st.lists(st.builds(Chunk, ids, sizes, places), max_size=2).map(tuple)
 contents = st.builds(Content, sizes, ids, chunks, st.none() | st.builds(Ref, ids, ids, sizes, sizes, places))
-stored = st.builds(Stored, st.sampled_from(["s1", "f22"]), sizes, st.lists(st.tuples(sizes, sizes), max_size=3).map(tuple))
+ranges = st.lists(st.tuples(sizes, sizes), max_size=3).map(tuple)
+stored = st.builds(Stored, st.sampled_from(["s1", "f22"]), sizes, ranges)
 records = st.one_of(
     st.builds(FileRecord, paths, attributes, sizes, st.none() | contents, sizes, st.none() | stored),
     st.builds(MakeRecord, paths, st.integers(1, 6), attributes, names, st.integers(0, (1 << 32) - 1)),

@@ -171,7 +171,7 @@ def find_datum(repository: Repository, record: JobRecord, prefix: str) -> Ledger
     """The datum of a job whose id begins with `prefix`; NotFound, Ambiguous."""
     found = [datum for datum in _datums_from(repository, record, prefix) if datum.id.startswith(prefix)]
     if not found:
-        raise NotFound(f"job {record.id[:SHORT]} has no datum that begins with {prefix!r}")
+        raise NotFound(f"job {record.id[:SHORT]} has no datum that begins with {prefix[:64]!r}")
     if len(found) > 1:
         raise Ambiguous(f"several datums of job {record.id[:SHORT]} begin with {prefix!r}: give more digits")
     return found[0]

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -19,6 +20,7 @@ from vfsd.repo.repository import Repository
 
 PREFIX = "jobs/"
 PARALLEL = 16  # records read from the store at once
+_ID = re.compile(r"[0-9a-f]{1,32}")
 
 
 class JobRecord(Job, frozen=True, kw_only=True):
@@ -82,14 +84,16 @@ class JobRecords:
 
     def find(self, prefix: str) -> JobRecord:
         """The job whose id begins with `prefix`; NotFound, Ambiguous. Jobs that ended elsewhere are looked for too."""
-        found = [_decoded(data) for data in self._index.jobs_with_prefix(prefix)] if prefix else []
-        if not found and prefix and restore_jobs(self._repository):
-            found = [_decoded(data) for data in self._index.jobs_with_prefix(prefix)]
+        if _ID.fullmatch(prefix) is None:
+            raise NotFound(f"there is no job {prefix[:64]!r}: a job is named by the beginning of its id, in hex digits")
+        found = self._index.jobs_with_prefix(prefix)
+        if not found and restore_jobs(self._repository):
+            found = self._index.jobs_with_prefix(prefix)
         if not found:
-            raise NotFound(f"there is no job that begins with {prefix!r}" if prefix else "a job needs an id")
+            raise NotFound(f"there is no job that begins with {prefix}")
         if len(found) > 1:
             raise Ambiguous(f"{len(found)} jobs begin with {prefix}: give more digits")
-        return found[0]
+        return _decoded(found[0])
 
     def all(self, pipeline: str | None = None) -> Iterator[JobRecord]:
         """Jobs that the index knows, newest first."""

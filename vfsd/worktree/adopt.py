@@ -82,9 +82,8 @@ def _adopt_entry(
             return
         had = child.entry
         if child.changed:
-            # Bytes are being written here over what the commit now has; those win when they are closed.
-            if child.file is None:
-                child.entry = new
+            # What is changed here wins; bytes that are being written go into a commit once they are closed.
+            child.entry = new
             return
         child.adopt(new)
         if child.ino not in own and (had is None or not same(had, new)):

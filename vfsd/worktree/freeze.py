@@ -13,10 +13,11 @@ from vfsd.repo.chunker import NOTHING, BlobSink, Chunker
 from vfsd.repo.chunklist import Content, content_of
 from vfsd.repo.content import ChunkSource, read_content
 from vfsd.repo.nodes import NodeSource
-from vfsd.repo.tree import Change, Sub, apply
+from vfsd.repo.tree import Change, Path, Sub, apply
 from vfsd.worktree.node import WorkNode
 from vfsd.worktree.records import Attributes
 from vfsd.worktree.staging import StagedFile
+from vfsd.worktree.versions import record_again
 from vfsd.worktree.worktree import Worktree
 
 
@@ -43,12 +44,14 @@ class FrozenDirectory(msgspec.Struct):
 
 
 class Frozen(msgspec.Struct):
-    """One freeze. nodes: inodes in it with the number of their last change. upto: last journal record it holds.
-    skipped: inodes whose current bytes are left out because they are being written."""
+    """One freeze. nodes: inodes in it with the number of their last change; paths: where each of them was. removed:
+    directory, its path, name, number of the change. upto: last journal record it holds. skipped: inodes whose current
+    bytes are left out because they are being written."""
 
     root: FrozenDirectory
     nodes: list[tuple[WorkNode, int, StagedFile | None]]
-    removed: list[tuple[WorkNode, bytes, int]]
+    paths: list[list[Path | None]]
+    removed: list[tuple[WorkNode, Path | None, bytes, int]]
     upto: int
     skipped: list[WorkNode]
 
@@ -56,7 +59,7 @@ class Frozen(msgspec.Struct):
 def freeze(tree: Worktree) -> Frozen | None:
     """What a commit made now would hold; None for nothing. Files that are being written are left out, or go in as
     they were closed last."""
-    frozen = Frozen(FrozenDirectory(None, {}, False, None), [], [], tree.last_record, [])
+    frozen = Frozen(FrozenDirectory(None, {}, False, None), [], [], [], tree.last_record, [])
     frozen.root = _directory(tree.root, frozen)
     if not frozen.nodes and not frozen.removed:
         return None
@@ -67,7 +70,7 @@ def _directory(node: WorkNode, frozen: Frozen) -> FrozenDirectory:
     items: dict[bytes, FrozenFile | FrozenDirectory | None] = {}
     for name, number in node.removed.items():
         items[name] = None
-        frozen.removed.append((node, name, number))
+        frozen.removed.append((node, node.path(), name, number))
     for name, child in node.children.items():
         if child.kind == Kind.DIR:
             if child.changed or child.below:
@@ -78,19 +81,22 @@ def _directory(node: WorkNode, frozen: Frozen) -> FrozenDirectory:
                 items[name] = item
     if node.changed:
         frozen.nodes.append((node, node.changed, None))
+        frozen.paths.append(node.paths())
     attributes = node.attributes if node.changed else None
     return FrozenDirectory(attributes, items, not node.placed, node.tree)
 
 
 def _file(node: WorkNode, frozen: Frozen) -> FrozenFile | None:
     file = node.file
-    if node.writers and file is not None:
+    is_written = node.writers > 0 and file is not None and not file.is_closed
+    if is_written:
         file = node.closed
         frozen.skipped.append(node)
         if file is None and (node.entry is None or node.placed):
             return None
-    number = 0 if node.writers and node.file is not None else node.changed
+    number = 0 if is_written else node.changed
     frozen.nodes.append((node, number, file))
+    frozen.paths.append(node.paths())
     if file is not None:
         file.frozen += 1
     content = content_of(node.entry) if file is None and node.entry is not None else None
@@ -171,27 +177,27 @@ def _attributes(name: bytes, at: Attributes) -> Entry:
 
 
 def thaw(tree: Worktree, frozen: Frozen, *, committed: bool) -> None:
-    """End a freeze. When it was `committed`, what has not changed since is as in the commit; the caller then adopts
-    the commit's tree."""
-    for node, number, file in frozen.nodes:
+    """End a freeze. When it was `committed`, what has not changed since, nor moved with a directory, is as in the
+    commit; the caller then adopts the commit's tree."""
+    for (node, number, file), paths in zip(frozen.nodes, frozen.paths, strict=True):
         if file is not None:
             tree.thawed(file)
         if not committed:
             continue
-        if node.changed == number:
-            node.changed = 0
-            if node.file is not None and node.file is file:
-                file.discard()
-                node.file = None
-            if node.parent is not None:
-                node.placed = True
+        if node.paths() == paths:
+            node.placed = True
+            if node.changed == number:
+                node.changed = 0
+                if node.file is not None and node.file is file:
+                    file.discard()
+                    node.file = None
         if file is not None and node.closed is file:
             file.discard()
             node.closed = None
     if committed:
         tree.staging.settled(tree.row.id, frozen.upto)
-        for parent, name, number in frozen.removed:
-            if parent.removed.get(name) == number:
+        for parent, path, name, number in frozen.removed:
+            if parent.removed.get(name) == number and parent.path() == path:
                 del parent.removed[name]
         _settle_below(tree.root)
 
@@ -199,7 +205,7 @@ def thaw(tree: Worktree, frozen: Frozen, *, committed: bool) -> None:
 def keep_records(tree: Worktree, frozen: Frozen) -> None:
     """The records up to `frozen.upto` are about to go: record anew what they hold of files that were left out."""
     for node in frozen.skipped:
-        tree.record_again(node, frozen.upto)
+        record_again(tree, node, frozen.upto)
 
 
 def _settle_below(node: WorkNode) -> bool:

@@ -93,6 +93,11 @@ class WorkNode:
         if self.kind == Kind.DIR:
             self.tree = entry.node
 
+    def paths(self) -> list[tuple[bytes, ...] | None]:
+        """Where it is in the branch under each of its names."""
+        more = [(parent.path(), name) for parent, name in self.links]
+        return [self.path(), *(None if above is None else (*above, name) for above, name in more)]
+
     def path(self) -> tuple[bytes, ...] | None:
         """Where it is in the branch; None once it is unlinked."""
         parts: list[bytes] = []

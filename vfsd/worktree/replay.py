@@ -87,7 +87,7 @@ def _file(tree: Worktree, record: FileRecord, seq: int) -> None:
     old, node.file = node.file, file
     if old is not None:
         old.superseded_by(file)
-    file.recorded = seq
+    file.recorded, file.is_journalled, file.closed_version = seq, True, file.version
     tree.new_attributes(node, record.attributes)
 
 

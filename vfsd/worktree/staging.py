@@ -174,9 +174,21 @@ class StagedFile:
         self._in_segment = False
         self.recorded = 0  # last journal record that names these bytes; 0: none does
         self.recorded_state: object = None  # version and attributes that it has
+        self.is_journalled = False  # a record has these bytes, or earlier ones of the same writing
+        self.closed_version = -1  # what `version` was when nobody was writing
         self.doomed = False  # to be discarded once no commit reads it
         self._successor: StagedFile | None = None  # a copy that was begun, and that a writer will take
         self._whole = True  # False of a copy that is not done yet
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether nothing was written since nobody was writing."""
+        return self.closed_version == self.version
+
+    @property
+    def is_small(self) -> bool:
+        """Whether the bytes lie among others in a segment, so that a change copies them anyway."""
+        return self._in_segment
 
     # Changing
 

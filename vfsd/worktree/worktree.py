@@ -19,11 +19,11 @@ from vfsd.repo.chunklist import Content, content_of
 from vfsd.repo.content import ChunkSource, read_content
 from vfsd.repo.directory import entries, lookup
 from vfsd.repo.nodes import NodeSource
+from vfsd.worktree import versions
 from vfsd.worktree.node import WorkNode
 from vfsd.worktree.records import (
     Attributes,
     AttributesRecord,
-    FileRecord,
     LinkRecord,
     MakeRecord,
     MoveRecord,
@@ -153,7 +153,7 @@ class Worktree:
         if kind == Kind.FILE:
             node.file = StagedFile(self.staging, branch=self.row.id)
         else:
-            self._record(MakeRecord((*self._path(parent), name), kind, node.attributes, target, rdev))
+            self.record(MakeRecord((*self._path(parent), name), kind, node.attributes, target, rdev))
         self._bind(parent, name, node)
         self._touch(node)
         return node
@@ -163,7 +163,7 @@ class Worktree:
         node = self._existing(parent, name)
         if node.kind == Kind.DIR:
             raise Refused(errno.EISDIR)
-        self._record(RemoveRecord((*self._path(parent), name)))
+        self.record(RemoveRecord((*self._path(parent), name)))
         self._unbind(parent, name, node)
         self._discard_unused(node)
         return node
@@ -174,7 +174,7 @@ class Worktree:
         _need_directory(node)
         if not self.is_empty(node):
             raise Refused(errno.ENOTEMPTY)
-        self._record(RemoveRecord((*self._path(parent), name)))
+        self.record(RemoveRecord((*self._path(parent), name)))
         self._unbind(parent, name, node)
         return node
 
@@ -190,8 +190,8 @@ class Worktree:
         path = node.path()
         if path is None:
             raise Refused(errno.ENOENT)
-        self._record_unrecorded(node)
-        self._record(LinkRecord(path, (*self._path(parent), name)))
+        versions.record_new(self, node)
+        self.record(LinkRecord(path, (*self._path(parent), name)))
         node.link = node.link or secrets.randbits(62) + 1
         self._linked[node.link] = node
         node.links.append((parent, name))
@@ -222,8 +222,8 @@ class Worktree:
             self._check_replace(node, other)
         for each in (node, other) if exchange else (node,):
             if each is not None:
-                self._record_unrecorded(each)
-        self._record(MoveRecord((*self._path(parent), name), (*self._path(to), new), exchange))
+                versions.record_new(self, each)
+        self.record(MoveRecord((*self._path(parent), name), (*self._path(to), new), exchange))
         if other is not None:
             self._unbind(to, new, other)
         self._unbind(parent, name, node)
@@ -285,18 +285,18 @@ class Worktree:
     def attributes_changed(self, node: WorkNode) -> None:
         """Record a node's attributes as they are now."""
         path = node.path()
-        if path is not None and not (node.file is not None and node.writers):
-            self._record(AttributesRecord(path, node.attributes))
+        if path is not None and not versions.is_new(node):
+            self.record(AttributesRecord(path, node.attributes))
         self._touch(node)
 
     # Bytes
 
     def opened(self, node: WorkNode, *, write: bool, truncate: bool) -> None:
         """A file was opened."""
-        if truncate and (node.size or node.file is not None):
-            self.truncate(node, 0)
         node.opens += 1
         node.writers += write
+        if truncate and (node.size or node.file is not None):
+            self.truncate(node, 0)
 
     def read(self, node: WorkNode, offset: int, size: int) -> bytes:
         """Up to `size` bytes from `offset`."""
@@ -311,7 +311,7 @@ class Worktree:
         """Write; how many bytes."""
         if offset + len(data) > MAX_FILE:
             raise Refused(errno.EFBIG)
-        self._writable_file(node).write(offset, data)
+        versions.writable(self, node).write(offset, data)
         self._wrote(node)
         return len(data)
 
@@ -322,13 +322,12 @@ class Worktree:
         if size > MAX_FILE:
             raise Refused(errno.EFBIG)
         if size == 0:
-            # Nothing of the old bytes is needed: the closed version stays as it is until its commit.
-            self._replace_file(node, StagedFile(self.staging, branch=self.row.id))
+            versions.replace(self, node, StagedFile(self.staging, branch=self.row.id))
         else:
-            self._writable_file(node).truncate(size)
+            versions.writable(self, node).truncate(size)
         self._wrote(node)
         if not node.writers:
-            self._record_file(node)
+            versions.close(self, node)
 
     def _wrote(self, node: WorkNode) -> None:
         node.mtime = node.ctime = _now()
@@ -337,38 +336,20 @@ class Worktree:
         if not node.changed or not node.writers:
             self._touch(node)
 
-    def _writable_file(self, node: WorkNode) -> StagedFile:
-        file = node.file
-        if file is None:
-            base = content_of(node.entry) if node.entry is not None and node.entry.size else None
-            file = node.file = StagedFile(self.staging, base, self.row.id)
-        elif file.frozen:
-            copy = file.successor()
-            node.file = file = copy
-        return file
-
-    def _replace_file(self, node: WorkNode, file: StagedFile) -> None:
-        old, node.file = node.file, file
-        if old is not None and old is not node.closed:
-            if old.recorded and node.closed is None and not node.writers:
-                node.closed = old
-            else:
-                self._drop(old)
-
     def flushed(self, node: WorkNode) -> None:
         """A descriptor was closed: what was written so far is in the journal when this returns."""
         if node.file is not None and node.changed:
-            self._record_file(node)
+            if node.writers:
+                versions.record(self, node)
+            else:
+                versions.close(self, node)
 
     def released(self, node: WorkNode, *, write: bool) -> None:
         """An open file is gone. The last writer's end makes the bytes a version that a commit may hold."""
         node.opens -= 1
         node.writers -= write
         if write and not node.writers and node.file is not None and node.parent is not None:
-            self._record_file(node)
-            if node.closed is not None and node.closed is not node.file:
-                self._drop(node.closed)
-                node.closed = None
+            versions.close(self, node)
             self._touch(node)
         self._discard_unused(node)
 
@@ -376,7 +357,7 @@ class Worktree:
         """fsync: records what there is, and gives what must be run, in a thread, to make it survive a power cut."""
         file = None if node is None else node.file
         if node is not None and file is not None:
-            self._record_file(node)
+            versions.record(self, node)
 
         def run() -> None:
             if file is not None:
@@ -389,42 +370,11 @@ class Worktree:
 
     # Journal
 
-    def _record(self, record: Record) -> int:
+    def record(self, record: Record) -> int:
+        """Append to the journal, unless it is being replayed; the record's number."""
         if not self.replaying:
             self.last_record = self.journal.append(self.row.id, encode_record(record))
         return self.last_record
-
-    def _record_file(self, node: WorkNode) -> None:
-        """Record a file's whole state under each of its names, unless the journal has it already."""
-        path, file = node.path(), node.file
-        if path is None or file is None or self.replaying:
-            return
-        stored = file.store()
-        state = (file.version, node.attributes)
-        if file.recorded and file.recorded_state == state:
-            return
-        file.recorded = self._record(
-            FileRecord(path, node.attributes, file.size, file.base, file.base_limit, stored)
-        )
-        file.recorded_state = state
-
-    def record_again(self, node: WorkNode, upto: int) -> None:
-        """Records up to `upto` are about to go, and the commit leaves out what is being written to a file: record its
-        synced state anew, or the attributes that were changed before."""
-        file, entry, path = node.file, node.entry, node.path()
-        if file is None or path is None:
-            return
-        if 0 < file.recorded <= upto:
-            file.recorded_state = None
-            self._record_file(node)
-        elif not file.recorded and entry is not None:
-            at = Attributes(node.mode, node.uid, node.gid, entry.mtime, node.xattrs)
-            if at != Attributes(entry.mode, entry.uid, entry.gid, entry.mtime, entry.more.xattrs):
-                self._record(AttributesRecord(path, at))
-
-    def _record_unrecorded(self, node: WorkNode) -> None:
-        if node.file is not None and not node.file.recorded:
-            self._record_file(node)
 
     # The names of a directory
 
@@ -471,10 +421,11 @@ class Worktree:
         """An inode without a name and without users: its bytes go."""
         for file in {node.file, node.closed} - {None}:
             assert file is not None
-            self._drop(file)
+            self.drop(file)
         node.file = node.closed = None
 
-    def _drop(self, file: StagedFile) -> None:
+    def drop(self, file: StagedFile) -> None:
+        """A file's bytes are not needed any more, but for a commit that reads them."""
         if file.frozen:
             file.doomed = True
         else:

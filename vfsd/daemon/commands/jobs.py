@@ -27,6 +27,7 @@ from vfsd.model.datum import DatumState
 from vfsd.model.errors import InvalidArgument, Refused, Unavailable, VfsdError
 from vfsd.model.ids import JobId
 from vfsd.model.job import JobState
+from vfsd.model.names import check_label
 from vfsd.model.rev import rfc3339
 from vfsd.pipeline.ledger import LedgerReader, find_datum, job_datums
 from vfsd.pipeline.records import JobRecord, JobRecords, is_current
@@ -61,7 +62,7 @@ def list_(invocation: Invocation, pipeline: str | None) -> None:
     """
     with session(invocation) as opened:
         records = JobRecords(opened.repository)
-        if pipeline is not None and records.newest(pipeline) is None:
+        if pipeline is not None and records.newest(check_label("pipeline", pipeline)) is None:
             Registry(opened.repository).get(pipeline)
         found = records.known(pipeline)
         if invocation.json:

@@ -1,0 +1,99 @@
+"""Which bytes of a file a commit may hold, and which of them the journal keeps.
+
+`node.file` is what users see. While it is written, `node.closed` is what was closed last and is in no commit yet: of
+small files, and of any that is cut to nothing or being committed. Others are left out of commits until they are closed.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from vfsd.repo.chunklist import content_of
+from vfsd.worktree.node import WorkNode
+from vfsd.worktree.records import Attributes, AttributesRecord, FileRecord
+from vfsd.worktree.staging import StagedFile
+
+if TYPE_CHECKING:
+    from vfsd.worktree.worktree import Worktree
+
+
+def writable(tree: Worktree, node: WorkNode) -> StagedFile:
+    """The file's bytes, to be changed; NotCached when they must be copied first, because a commit reads them."""
+    file = node.file
+    if file is None:
+        base = content_of(node.entry) if node.entry is not None and node.entry.size else None
+        file = node.file = StagedFile(tree.staging, base, tree.row.id)
+    elif file.frozen or (file.is_closed and file.is_small):
+        old, file = file, file.successor()
+        node.file = file
+        _keep_closed(tree, node, old)
+    return file
+
+
+def replace(tree: Worktree, node: WorkNode, file: StagedFile) -> None:
+    """Begin anew with `file`: nothing of the old bytes is in it."""
+    old, node.file = node.file, file
+    if old is not None:
+        _keep_closed(tree, node, old)
+
+
+def _keep_closed(tree: Worktree, node: WorkNode, old: StagedFile) -> None:
+    """`old` is not written any more: a commit may hold it if it was closed so; else nobody needs it."""
+    if not old.is_closed:
+        tree.drop(old)
+        return
+    if node.closed is not None:
+        tree.drop(node.closed)
+    node.closed = old
+
+
+def close(tree: Worktree, node: WorkNode) -> None:
+    """Nobody is writing: what there is now is the version that a commit may hold."""
+    assert node.file is not None
+    record(tree, node)
+    node.file.closed_version = node.file.version
+    if node.closed is not None:
+        tree.drop(node.closed)
+        node.closed = None
+
+
+def record(tree: Worktree, node: WorkNode) -> None:
+    """Record a file's whole state, unless the journal has it already."""
+    path, file = node.path(), node.file
+    if path is None or file is None or tree.replaying:
+        return
+    stored = file.store()
+    state = (file.version, node.attributes)
+    if file.recorded and file.recorded_state == state:
+        return
+    file.recorded = tree.record(FileRecord(path, node.attributes, file.size, file.base, file.base_limit, stored))
+    file.recorded_state = state
+    file.is_journalled = True
+
+
+def record_new(tree: Worktree, node: WorkNode) -> None:
+    """Record a file that `is_new`: records that name it follow."""
+    if is_new(node):
+        record(tree, node)
+
+
+def is_new(node: WorkNode) -> bool:
+    """Whether neither the journal nor a commit has anything of a file."""
+    file = node.file
+    return file is not None and not file.is_journalled and node.closed is None and node.entry is None
+
+
+def record_again(tree: Worktree, node: WorkNode, upto: int) -> None:
+    """Records up to `upto` are about to go, and the commit leaves out what is being written to a file: record anew what
+    was flushed of it, or the attributes that were changed before."""
+    file, entry, path = node.file, node.entry, node.path()
+    if file is None or path is None:
+        return
+    if file.is_journalled:
+        if file.recorded <= upto:
+            file.recorded_state = None
+            record(tree, node)
+    elif entry is not None:
+        at = Attributes(node.mode, node.uid, node.gid, entry.mtime, node.xattrs)
+        if at != Attributes(entry.mode, entry.uid, entry.gid, entry.mtime, entry.more.xattrs):
+            tree.record(AttributesRecord(path, at))
