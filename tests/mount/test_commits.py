@@ -222,3 +222,46 @@ def test_a_copied_directory_shares_no_hard_links_with_its_original(mounted: Moun
     (live / "d/a").write_text("through one name")
     assert (live / "d/b").read_text() == "through one name"
     assert (live / "copy/b").read_text() == "original"
+
+
+@pytest.mark.parametrize("how", ["umount", "kill"])
+def test_changes_of_what_somebody_else_removed_meanwhile_outlive_the_daemon(
+    mounted: Mounted, tmp_path: Path, how: str
+) -> None:
+    live = mounted.path / "data/main"
+    for name in ("d", "moved"):
+        (live / name).mkdir()
+        (live / name / "x").write_text("1")
+    (live / "a").write_text("a")
+    mounted.run("commit", "data/main")
+    mounted.run("commit", "start", "data/main")
+    with (live / "d/x").open("a") as file:
+        file.write("2")
+    (live / "d/new").write_text("new")
+    (live / "nd").mkdir()
+    (live / "nd/q").write_text("q")
+    (live / "moved").rename(live / "M")
+    (live / "a").rename(live / "b")
+    (tmp_path / "file").write_text("foreign")
+    for words in (("rm", "-r", "data/main/d"), ("rm", "-r", "data/main/moved"), ("rm", "data/main/a")):
+        mounted.run(*words)
+    mounted.run("put", tmp_path / "file", "data/main/nd")
+    mounted.run("put", tmp_path / "file", "data/main/foreign")
+    wait_for((live / "foreign").exists)
+    (live / "later").write_text((live / "foreign").read_text())
+
+    def check(top: Path) -> None:
+        assert sorted(os.listdir(top)) == ["M", "b", "d", "foreign", "later", "nd"]
+        assert ((top / "d/x").read_text(), (top / "d/new").read_text()) == ("12", "new")
+        assert (top / "nd/q").read_text() == "q"
+        assert ((top / "M/x").read_text(), (top / "b").read_text()) == ("1", "a")
+        assert (top / "later").read_text() == "foreign"
+
+    check(live)
+    for _ in range(2):
+        getattr(mounted, how)()
+        mounted.mount()
+        check(live)
+    mounted.run("commit", "finish", "data/main")
+    check(live)
+    check(mounted.path / "data/main@~0")

@@ -153,3 +153,25 @@ def test_a_full_store_is_said_and_the_commit_is_made_when_there_is_room(small_di
     finally:
         ballast.unlink(missing_ok=True)
         node.close()
+
+
+def test_a_store_that_cannot_be_shared_refuses_a_second_node(mounted: Mounted, tmp_path: Path) -> None:
+    mounted.umount()
+    path = mounted.folder / "store/format"
+    path.write_text(path.read_text().replace('"shared":true', '"shared":false'))  # as on a server without conditions
+    mounted.mount()
+    assert os.listdir(mounted.path) == ["data"]
+    other = Mounted(tmp_path / "other", mounted.store)
+    assert "uses it" in refused(other, "mount", other.path)
+    assert "uses it" in refused(other, "repo", "list")
+
+
+def test_a_read_only_mount_commits_nothing_of_an_earlier_run(mounted: Mounted) -> None:
+    mounted.run("commit", "start", "data/main")
+    (mounted.path / "data/main/a").write_text("a")
+    mounted.kill()
+    mounted.mount("--read-only")
+    assert (mounted.path / "data/main/a").read_text() == "a"
+    assert "read-only" in refused(mounted, "commit", "finish", "data/main")
+    mounted.umount()
+    assert mounted.facts("log", "data/main") == []

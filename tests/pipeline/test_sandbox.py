@@ -188,7 +188,7 @@ async def test_hidden_directories_are_empty_in_the_sandbox(bench: Bench, beside_
 
 @needs_sandbox
 async def test_the_tools_of_the_machine_run_in_the_sandbox(bench: Bench) -> None:
-    run = bench.run(f"{sys.executable} -c 'import ssl, sqlite3; print(6 * 7)'; test -e /bin/sh && ls -ld /bin")
+    run = bench.run("echo 6 7 | awk '{print $1 * $2}'; test -e /bin/sh && ls -ld /bin")
     outcome, log = await bench.outcome(Sandbox([]), run)
     assert outcome.ok, log
     assert log.startswith("42\n")

@@ -217,6 +217,7 @@ class Head(RuleBasedStateMachine):
     def close(self, pick: int) -> None:
         work, node = self.open.pop(pick % len(self.open))
         self.bench.close_file(work)
+        self.reference.flush(node)
         self.reference.release(node)
 
     # Commits and crashes
@@ -304,4 +305,4 @@ class Head(RuleBasedStateMachine):
 
 
 TestHead = Head.TestCase
-TestHead.settings = settings(max_examples=3000, stateful_step_count=14, deadline=None, report_multiple_bugs=False)
+TestHead.settings = settings(max_examples=1000, stateful_step_count=40, deadline=None, report_multiple_bugs=False)

@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 
 from vfsd.model.errors import AccessDenied, InvalidArgument
+from vfsd.model.ids import hash_bytes
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?) ?(B|KiB|MiB|GiB|TiB)?")
 _UNITS = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
@@ -44,6 +45,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     def node_dir(self, store_id: str) -> str:
         """This node's state of one store."""
         return os.path.join(self.state_dir, store_id)
+
+    @property
+    def node_name(self) -> str:
+        """What this node is called where several meet: its host and state directory."""
+        return f"{os.uname().nodename}:{self.state_dir}"
+
+    def cache_folder(self, store_id: str) -> str:
+        """The chunk cache of one store: each state directory has its own, as its index has the cache's table."""
+        own = hash_bytes(os.fsencode(self.state_dir)).hex()[:12]
+        return os.path.join(self.cache_dir, store_id, own)
 
     def index_path(self, store_id: str) -> str:
         """The index file of one store."""

@@ -28,7 +28,7 @@ from vfsd.model.location import parse_branch
 from vfsd.model.rev import rfc3339
 from vfsd.pipeline.service import PipelineService
 from vfsd.repo.refs import ref_key
-from vfsd.repo.repository import Committed, Repository, now_ns, read_format
+from vfsd.repo.repository import Committed, Repository, claim, now_ns, read_format
 from vfsd.repo.watch import RefChange, RefWatcher
 from vfsd.serve.fuse import mount as fuse
 from vfsd.serve.fuse.operations import Operations
@@ -61,13 +61,14 @@ class Node:
         self.settings = settings
         self.store = open_store(settings.store)
         self.format = read_format(self.store)
+        claim(self.store, self.format, settings.node_name)
         self.folder = settings.node_dir(self.format.id)
         os.makedirs(self.folder, mode=0o700, exist_ok=True)
         self._lock = lock_node(self.folder)
         self.repository = Repository(self.store, Index(settings.index_path(self.format.id)), self.format)
         self.journal = JournalFile(os.path.join(self.folder, "journal.sqlite"))
         self.staging = Staging(os.path.join(self.folder, "staging"))
-        cache_folder = None if self.store.is_local else os.path.join(settings.cache_dir, self.format.id)
+        cache_folder = None if self.store.is_local else settings.cache_folder(self.format.id)
         self.chunks = ChunkCache(
             self.store, self.repository.index, cache_folder,
             memory_limit=settings.cache_memory, disk_limit=settings.cache_disk,
@@ -130,8 +131,9 @@ class Daemon:
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             self._live = node.live(
-                nursery, on_stale=self._on_stale, on_commit=self._on_commit, on_reset=self._on_reset
-            )
+                nursery, read_only=options.read_only, on_stale=self._on_stale, on_commit=self._on_commit,
+                on_reset=self._on_reset,
+            )  # fmt: skip
             names = Names(node.repository.refs)
             self._view = View(
                 node.repository, names, self._live, node.chunks.at_hand, node.numbers, read_only=options.read_only,
@@ -189,6 +191,8 @@ class Daemon:
                 log.error("changes of %s/%s cannot be committed, the branch is gone: %s", repo, branch, error)
 
     async def _commit_all(self) -> None:
+        if self._options.read_only:
+            return
         with trio.move_on_after(LAST_COMMIT_S) as scope:
             for live in self._live.all():
                 if live.held is not None or live.head.head.pipeline:

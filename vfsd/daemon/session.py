@@ -12,7 +12,7 @@ from vfsd.daemon.config import Settings, load
 from vfsd.daemon.invocation import Invocation
 from vfsd.index.index import Index
 from vfsd.model.commit import StoreFormat
-from vfsd.repo.repository import Repository, read_format
+from vfsd.repo.repository import Repository, claim, read_format
 from vfsd.store.api import ObjectStore
 from vfsd.store.open import open_store
 
@@ -47,6 +47,7 @@ def session(invocation: Invocation) -> Iterator[Session]:
     """
     settings = settings_for(invocation)
     with opened_store(settings) as (store, store_format):
+        claim(store, store_format, settings.node_name)
         index = Index(settings.index_path(store_format.id))
         try:
             yield Session(settings, Repository(store, index, store_format))

@@ -46,7 +46,7 @@ INDEX_1 = (
         pipeline TEXT NOT NULL,
         created  INTEGER NOT NULL,
         finished INTEGER NOT NULL,      -- 0 while it is in flight
-        record   BLOB NOT NULL          -- canonical JSON of model.job.Job
+        record   BLOB NOT NULL          -- canonical JSON of pipeline.records.JobRecord
     ) WITHOUT ROWID""",
     "CREATE INDEX jobs_by_pipeline ON jobs (pipeline, created)",
     """

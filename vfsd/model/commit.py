@@ -13,6 +13,7 @@ from vfsd.model.errors import Damaged
 from vfsd.model.ids import CommitId, GlobalId, JobId, hash_bytes
 
 T = TypeVar("T", bound=msgspec.Struct)
+FORMAT = 1  # of every object below, see docs/format.md
 ANCESTORS = 64  # how many ancestors a commit object names, so that history is read in parallel
 
 
@@ -42,7 +43,7 @@ class Commit(msgspec.Struct, frozen=True, kw_only=True):
     time: ns since 1970, never below the parent's. pipeline, job: what wrote it, empty for users' commits.
     """
 
-    format: int = 1
+    format: int = FORMAT
     repo: str
     branch: str
     tree: str
@@ -68,7 +69,7 @@ class BranchHead(msgspec.Struct, frozen=True, kw_only=True):
     pipeline: whose output branch this is; users may not write to it then.
     """
 
-    format: int = 1
+    format: int = FORMAT
     commit: CommitId | None
     nonce: str
     moved: int
@@ -78,7 +79,7 @@ class BranchHead(msgspec.Struct, frozen=True, kw_only=True):
 class RepoObject(msgspec.Struct, frozen=True, kw_only=True):
     """The content of `repos/<repo>`."""
 
-    format: int = 1
+    format: int = FORMAT
     created: int
     description: str = ""
     nonce: str
@@ -87,7 +88,7 @@ class RepoObject(msgspec.Struct, frozen=True, kw_only=True):
 class Tag(msgspec.Struct, frozen=True, kw_only=True):
     """The content of `tags/<repo>/<tag>`: written once, deleted at most."""
 
-    format: int = 1
+    format: int = FORMAT
     commit: CommitId
     created: int
     message: str = ""
@@ -96,7 +97,7 @@ class Tag(msgspec.Struct, frozen=True, kw_only=True):
 class GlobalRecord(msgspec.Struct, frozen=True, kw_only=True):
     """The content of `globals/<gid>/<repo>/<branch>`: the commit of that branch that carries the global id."""
 
-    format: int = 1
+    format: int = FORMAT
     commit: CommitId
     time: int
 
@@ -123,11 +124,14 @@ def encode(value: msgspec.Struct) -> bytes:
 
 
 def decode(data: bytes, kind: type[T], what: str) -> T:
-    """What `encode` gave; `what` names the object in the error."""
+    """What `encode` gave; `what` names the object in the error. Damaged, also for a later format's."""
     try:
-        return msgspec.json.decode(data, type=kind)
+        value = msgspec.json.decode(data, type=kind)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise Damaged(f"{what} cannot be read: {error}") from None
+    if getattr(value, "format", FORMAT) != FORMAT:
+        raise Damaged(f"{what} has format {value.format}, this vfsd knows format {FORMAT}: update vfsd")  # type: ignore[attr-defined]
+    return value
 
 
 def commit_id_of(header: bytes) -> CommitId:

@@ -182,6 +182,11 @@ def directory(
     return Entry(name, Kind.DIR, mode, uid, gid, mtime, size, digest, (), node, extra)
 
 
+def storable_time(time_ns: int) -> int:
+    """A time as entries can hold it, 64 bits with a sign: the nearest that there is, as filesystems do it."""
+    return max(-(1 << 63), min(time_ns, (1 << 63) - 1))
+
+
 def count_below(entry: Entry) -> int:
     """How many entries that are not directories `entry` stands for, itself included."""
     if entry.kind != Kind.DIR:

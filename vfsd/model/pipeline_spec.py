@@ -6,7 +6,6 @@ refused by name: none is passed over in silence. `vfsd.model.commit.encode` give
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
@@ -22,6 +21,7 @@ from vfsd.model.ids import hash_bytes
 from vfsd.model.names import DEFAULT_BRANCH, check_label
 
 DEFAULT_TRIES = 3
+MAX_WORKERS = 65_536  # datums at a time, or per core: more is a slip of the hand
 
 
 class Pipeline(msgspec.Struct, frozen=True):
@@ -263,7 +263,7 @@ class _Reader:
         if spec.transform.env.keys() & {mine, f"{mine}_COMMIT"}:
             self.fail(f"transform.env.{mine}", "the input of that name sets it")
         width = spec.parallelism_spec
-        if width.constant < 0 or not 0 <= width.coefficient < math.inf:
+        if not 0 <= width.constant <= MAX_WORKERS or not 0 <= width.coefficient <= MAX_WORKERS:
             self.fail("parallelism_spec", "that many datums cannot run at a time")
         if width.constant and width.coefficient:
             self.fail("parallelism_spec", "give constant or coefficient, not both")

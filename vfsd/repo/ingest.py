@@ -16,6 +16,7 @@ from vfsd.model.entry import (
     Kind,
     directory,
     special_digest,
+    storable_time,
     symlink_digest,
 )
 from vfsd.model.errors import AccessDenied, NoSpace, NotFound, Unavailable, VfsdError
@@ -66,7 +67,7 @@ class Ingest:
             builder.add(self.path(os.path.join(path, child), child))
         return directory(
             name, builder.finish(), mode=stat.S_IMODE(status.st_mode), uid=status.st_uid, gid=status.st_gid,
-            mtime=status.st_mtime_ns,
+            mtime=storable_time(status.st_mtime_ns),
         )
 
     def _file(self, path: bytes, name: bytes, status: os.stat_result) -> Entry:
@@ -79,8 +80,8 @@ class Ingest:
         self._progress(1, content.size)
         extra = Extra(origin=self._origin) if self._origin else None
         return Entry(
-            name, Kind.FILE, stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid, status.st_mtime_ns,
-            content.size, content.digest, content.chunks, content.node, extra,
+            name, Kind.FILE, stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid,
+            storable_time(status.st_mtime_ns), content.size, content.digest, content.chunks, content.node, extra,
         )
 
     def _special(self, path: bytes, name: bytes, kind: Kind, status: os.stat_result) -> Entry:
@@ -90,8 +91,8 @@ class Ingest:
         extra = Extra(target, rdev, 0, {}, self._origin)
         self._progress(1, 0)
         return Entry(
-            name, kind, stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid, status.st_mtime_ns, len(target),
-            digest, (), None, None if extra == Extra() else extra,
+            name, kind, stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid,
+            storable_time(status.st_mtime_ns), len(target), digest, (), None, None if extra == Extra() else extra,
         )
 
 

@@ -38,6 +38,7 @@ from vfsd.store.api import ObjectStore
 from vfsd.store.probe import probe_conditional_writes
 
 FORMAT_KEY = "format"
+OWNER_KEY = "owner"  # the one node of a store that cannot be shared
 COMMIT_TRIES = 64  # lost races before a commit gives up; each waits longer
 Build = Callable[[Entry, BlobWriter], Entry]
 
@@ -95,6 +96,22 @@ def read_format(store: ObjectStore) -> StoreFormat:
     return value
 
 
+def claim(store: ObjectStore, store_format: StoreFormat, node: str) -> None:
+    """Refuse `node` a store that another one uses and that cannot be shared; costs nothing where it can."""
+    if store_format.shared:
+        return
+    try:
+        owner = store.get(OWNER_KEY)[0].decode(errors="replace")
+    except NotFound:
+        store.put(OWNER_KEY, node.encode())
+        return
+    if owner != node:
+        raise Conflict(
+            f"{store.url} does not keep the conditions that several nodes need, and {owner} uses it: use it from "
+            f"there, or delete the object {OWNER_KEY} in it when that node is gone"
+        )
+
+
 class Repository:
     """Repos, branches, commits and trees of one store."""
 
@@ -148,26 +165,33 @@ class Repository:
         as last seen, to save reading it. Durable, and visible to all, when this returns. NotFound, Conflict.
         """
         gid = global_id or new_global_id()
+        tried: set[CommitId] = set()
         for attempt in range(COMMIT_TRIES):
             current = head or self.refs.head(repo, branch)
             head = None
             parent = None if current.commit is None else self.commits.get(current.commit)
+            if parent is not None:
+                # The answer to a write that landed may be lost, and somebody else may have gone on from it.
+                for commit in tried.intersection((parent.id, *parent.ancestors)):
+                    return Committed(self.commits.get(commit), current)
             old_root = empty_root() if parent is None else parent.root
             root = change(old_root, writer)
             if not allow_same and same(root, old_root):
                 return None
             header = _header(repo, branch, root, parent, message, author, gid, provenance, pipeline, job)
+            encoded = encode(header)
+            tried.add(commit_id_of(encoded))
             try:
-                return self._store_commit(header, root, parent, current, writer)
+                return self._store_commit(header, encoded, root, parent, current, writer)
             except Conflict:
                 time.sleep(random.uniform(0, min(2.0, 0.005 * 2**attempt)))
         raise Conflict(f"{repo}/{branch}: other writers were faster {COMMIT_TRIES} times: try again")
 
     def _store_commit(
-        self, header: Commit, root: Entry, parent: CommitObject | None, current: Head, writer: BlobWriter
+        self, header: Commit, encoded: bytes, root: Entry, parent: CommitObject | None, current: Head,
+        writer: BlobWriter,
     ) -> Committed:
         """Blobs, commit object and global record first, the ref last: a crash leaves garbage, never a broken branch."""
-        encoded = encode(header)
         commit = commit_id_of(encoded)
         ancestors: list[CommitId] = []
         if parent is not None:

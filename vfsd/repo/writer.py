@@ -14,6 +14,7 @@ import msgspec
 
 from vfsd.index.index import Index, PlaceRow
 from vfsd.model.entry import EMPTY_DIR, Place, Ref, count_below
+from vfsd.model.errors import Unavailable
 from vfsd.model.ids import ChunkId, Digest, NodeId
 from vfsd.model.node import ChunkInner, ChunkLeaf, Inner, Leaf, Node, node_digest, node_id
 from vfsd.repo.nodes import Nodes, stored_form
@@ -46,7 +47,8 @@ class Pending(msgspec.Struct, frozen=True):
 class BlobWriter:
     """Takes new chunks and nodes from any thread; `finish` returns when they are durable.
 
-    Children come before the nodes that point to them, as trees are built anyway.
+    Children come before the nodes that point to them, as trees are built anyway. Once an upload has failed, every call
+    raises: places were handed out that point nowhere.
     """
 
     def __init__(self, store: ObjectStore, index: Index, nodes: Nodes) -> None:
@@ -61,6 +63,7 @@ class BlobWriter:
         self._node_frames: dict[int, list[tuple[bytes, bytes]]] = {CHUNK: [], NODE: []}
         self._uploads: list[Future[None]] = []
         self._pool: ThreadPoolExecutor | None = None
+        self._failed: BaseException | None = None  # an upload that failed: what it had is lost to this writer
         self._ask_index = index.has_places()
         self.bytes_added = 0  # plain bytes of blobs that were not there yet
 
@@ -94,6 +97,7 @@ class BlobWriter:
         return _point(node, name, place)
 
     def _known(self, blob: bytes) -> Place | None:
+        self._check()
         known = self._new.get(blob)
         if known is None and self._ask_index:
             row = self._index.place(blob)
@@ -132,12 +136,25 @@ class BlobWriter:
     def _upload(self, pack: PackBuilder) -> None:
         if self._pool is None:
             self._pool = ThreadPoolExecutor(UPLOADS, thread_name_prefix="vfsd-upload")
-        while len(self._uploads) >= UPLOADS:
-            self._uploads.pop(0).result()
+        self._wait(UPLOADS - 1)
         frames: list[tuple[bytes, bytes]] = []
         if pack.blobs and pack.blobs[0].kind == NODE:
             frames, self._node_frames[NODE] = self._node_frames[NODE], []
         self._uploads.append(self._pool.submit(self._upload_now, pack, frames))
+
+    def _wait(self, left: int) -> None:
+        """Wait until no more than `left` uploads are under way."""
+        while len(self._uploads) > left:
+            try:
+                self._uploads.pop(0).result()
+            except BaseException as error:
+                self._failed = error
+                raise
+        self._check()
+
+    def _check(self) -> None:
+        if self._failed is not None:
+            raise Unavailable(f"an upload failed before, so nothing more is stored: {self._failed}") from self._failed
 
     def _upload_now(self, pack: PackBuilder, frames: list[tuple[bytes, bytes]]) -> None:
         self._store.put(container_key(pack.id), pack.finish())
@@ -154,6 +171,7 @@ class BlobWriter:
     def flush(self) -> None:
         """Make everything taken so far durable, in packs."""
         with self._lock:
+            self._check()
             if self._packs is None:
                 if not self._pending:
                     return
@@ -163,12 +181,12 @@ class BlobWriter:
                 if pack.blobs:
                     self._packs[kind] = PackBuilder()
                     self._upload(pack)
-            while self._uploads:
-                self._uploads.pop(0).result()
+            self._wait(0)
 
     def embeddable(self) -> list[Pending] | None:
         """What a commit object takes in, or None when there are packs: then `flush` has made them durable."""
         with self._lock:
+            self._check()
             if self._packs is None:
                 return self._pending
         self.flush()

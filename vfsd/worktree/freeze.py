@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+import secrets
+
 import msgspec
 
 from vfsd.model.entry import Entry, Extra, Kind, Ref, directory, special_digest, symlink_digest
@@ -87,20 +89,30 @@ def _directory(node: WorkNode, frozen: Frozen) -> FrozenDirectory:
 
 
 def _file(node: WorkNode, frozen: Frozen) -> FrozenFile | None:
-    file = node.file
+    file, entry, at = node.file, node.entry, node.attributes
     is_written = node.writers > 0 and file is not None and not file.is_closed
     if is_written:
-        file = node.closed
         frozen.skipped.append(node)
-        if file is None and (node.entry is None or node.placed):
-            return None
-    number = 0 if is_written else node.changed
-    frozen.nodes.append((node, number, file))
+        file = node.closed
+        if file is None:
+            if entry is None:
+                return None
+            at = msgspec.structs.replace(at, mtime=entry.mtime)  # that of the bytes which go in
+    frozen.nodes.append((node, 0 if is_written else node.changed, file))
     frozen.paths.append(node.paths())
     if file is not None:
         file.frozen += 1
-    content = content_of(node.entry) if file is None and node.entry is not None else None
-    return FrozenFile(node.kind, node.attributes, node.target, node.rdev, node.link, content, file)
+    content = content_of(entry) if file is None and entry is not None else None
+    return FrozenFile(node.kind, at, node.target, node.rdev, _link_number(node), content, file)
+
+
+def _link_number(node: WorkNode) -> int:
+    """Random, so that it is another one than any that the tree has from elsewhere."""
+    if node.entry is not None and node.entry.more.link:
+        return node.entry.more.link
+    if node.links and not node.link:
+        node.link = secrets.randbits(62) + 1
+    return node.link
 
 
 class Storer:

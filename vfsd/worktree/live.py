@@ -16,7 +16,7 @@ import trio
 
 from vfsd.index.journal import BranchRow, JournalFile
 from vfsd.model.entry import Entry
-from vfsd.model.errors import InvalidArgument, NotCached, NotFound, VfsdError
+from vfsd.model.errors import InvalidArgument, NotCached, NotFound, ReadOnly, VfsdError
 from vfsd.model.ids import CommitId
 from vfsd.repo.content import ChunkSource
 from vfsd.repo.diff import Changed, diff
@@ -56,6 +56,7 @@ class LiveBranch:
         self.urgent = False  # do not wait for quiet
         self.lock = trio.Lock()  # held while a commit is made or another head adopted
         self.scope = trio.CancelScope()  # of the committer
+        self.done = 0  # last journal record that is in a commit
         self.error = ""
         self.retries = 0
 
@@ -87,6 +88,7 @@ class LiveBranches:
         numbers: Iterator[int] | None = None,
         timing: CommitTiming,
         author: str,
+        read_only: bool = False,
         on_stale: Callable[[Stale], None],
         on_commit: Callable[[Committed], None],
         on_reset: Callable[[LiveBranch], None],
@@ -100,6 +102,7 @@ class LiveBranches:
         self._numbers = numbers or itertools.count(2)
         self._timing = timing
         self._author = author
+        self._read_only = read_only
         self._on_stale = on_stale
         self._on_commit = on_commit
         self._on_reset = on_reset
@@ -117,7 +120,8 @@ class LiveBranches:
             if found is None:
                 raise NotCached(("branch", *key), lambda: self._open(repo, branch))
             self._live[key] = found
-            self._nursery.start_soon(self._run, found)
+            if not self._read_only:
+                self._nursery.start_soon(self._run, found)
             if found.first_change is not None:
                 found.woken.set()
         return found
@@ -142,12 +146,19 @@ class LiveBranches:
         if head.head.pipeline:
             tree.read_only = f"{repo}/{branch} is the output of pipeline {head.head.pipeline}"
         live = LiveBranch(row, head, base, tree)
-        records = replay(tree, self._repository.nodes)
-        if (head.commit or "") != row.base:
-            root, changes = self._move(base, head.commit)
+        at = row.base
+
+        def follow(commit: str) -> None:
+            nonlocal at
+            root, changes = self._move(live.base, CommitId(commit) if commit else None)
             adopt(tree, root, changes, frozenset())
-            live.base = root
-            self._journal.committed(row.id, 0, head.commit or "")
+            live.base, at = root, commit
+
+        records = replay(tree, self._repository.nodes, follow)
+        live.done = 0 if records else tree.last_record
+        if (head.commit or "") != at:
+            follow(head.commit or "")
+            self._rebased(live)
         tree.on_change = live.changed
         if records:
             log.info("%s: %d changes of an earlier run brought back", live.name, records)
@@ -189,9 +200,19 @@ class LiveBranches:
                 live.head = head
                 return
             root, changes = await trio.to_thread.run_sync(self._move, live.base, head.commit)
-            self._on_stale(adopt(live.tree, root, changes, frozenset()))
+            stale = adopt(live.tree, root, changes, frozenset())
             live.base, live.head = root, head
-            self._journal.committed(live.row.id, 0, head.commit or "")
+            self._rebased(live)
+        self._on_stale(stale)
+
+    def _rebased(self, live: LiveBranch) -> None:
+        """Let the journal know that the head is over another commit now. Records that are in it were made on the one
+        before, and are brought back on that."""
+        commit = live.head.commit or ""
+        if live.tree.last_record > live.done:
+            live.tree.rebased(commit)
+        else:
+            self._journal.committed(live.row.id, 0, commit)
 
     # Committing
 
@@ -238,7 +259,7 @@ class LiveBranches:
 
     async def commit(self, live: LiveBranch, message: str = "") -> Committed | None:
         """Make a commit of what is closed, now; None when there is nothing. VfsdError leaves everything as it was."""
-        check_writable(live.head)
+        self._check_writable(live)
         async with live.lock:
             live.first_change = None
             frozen = freeze(live.tree)
@@ -259,6 +280,7 @@ class LiveBranches:
             stale = adopt(live.tree, root, changes, own)
             live.base, live.head = root, head
             self._journal.committed(live.row.id, frozen.upto, head.commit or "")
+            live.done = frozen.upto
             self._staging.committed(frozen.upto)
             live.error, live.retries = "", 0
         self._on_stale(stale)
@@ -294,7 +316,7 @@ class LiveBranches:
 
     def start_transaction(self, live: LiveBranch, message: str) -> None:
         """Hold commits back until the transaction ends. InvalidArgument when one is open."""
-        check_writable(live.head)
+        self._check_writable(live)
         if live.held is not None:
             raise InvalidArgument(f"{live.name} has an open transaction: finish or abort it first")
         self._journal.hold(live.row.id, message)
@@ -310,6 +332,7 @@ class LiveBranches:
 
     def abort_transaction(self, live: LiveBranch) -> None:
         """Forget everything since the start: the head is the commit again. Open files keep their bytes until closed."""
+        self._check_writable(live)
         self._need_transaction(live)
         self._journal.committed(live.row.id, live.tree.last_record, live.head.commit or "")
         self._staging.committed(live.tree.last_record)
@@ -321,6 +344,11 @@ class LiveBranches:
         self._live.pop((live.row.repo, live.row.branch), None)
         live.scope.cancel()
         self._on_reset(live)
+
+    def _check_writable(self, live: LiveBranch) -> None:
+        check_writable(live.head)
+        if self._read_only:
+            raise ReadOnly(f"{live.name} is mounted read-only: mount it for writing first")
 
     def _need_transaction(self, live: LiveBranch) -> None:
         if live.held is None:

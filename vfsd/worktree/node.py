@@ -49,6 +49,7 @@ class WorkNode:
         self.closed: StagedFile | None = None  # last closed, uncommitted bytes while `file` is being written anew
         self.link = 0  # random number that the names of a hard-linked file share in commits; 0: it has one name
         self.links: list[tuple[WorkNode, bytes]] = []  # further names of a hard-linked file
+        self.link = 0  # number that its names share in commits, once it has several
         self.changed = 0
         self.below = False
         self.placed = False

@@ -83,7 +83,14 @@ class AttributesRecord(msgspec.Struct, array_like=True, frozen=True, tag="attrib
     attributes: Attributes
 
 
-Record = FileRecord | MakeRecord | RemoveRecord | MoveRecord | LinkRecord | AttributesRecord
+class RebaseRecord(msgspec.Struct, array_like=True, frozen=True, tag="rebase"):
+    """The head followed its branch to another commit, somebody else's: the records before this one were made on the
+    commit before it, the later ones on this. commit: its id, empty for none."""
+
+    commit: str
+
+
+Record = FileRecord | MakeRecord | RemoveRecord | MoveRecord | LinkRecord | AttributesRecord | RebaseRecord
 
 _ENCODE = msgspec.msgpack.Encoder().encode
 _DECODE = msgspec.msgpack.Decoder(Record).decode

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+from collections.abc import Callable
 
 from vfsd.model.entry import Kind
 from vfsd.model.errors import NotFound, Refused, VfsdError
@@ -15,6 +17,7 @@ from vfsd.worktree.records import (
     MakeRecord,
     MoveRecord,
     Path,
+    RebaseRecord,
     Record,
     RemoveRecord,
     Stored,
@@ -26,9 +29,9 @@ from vfsd.worktree.worktree import Worktree
 log = logging.getLogger(__name__)
 
 
-def replay(tree: Worktree, nodes: NodeSource) -> int:
-    """Apply the journal's records to the head, which stands at their base; how many. Blocks: `nodes` may ask the
-    store."""
+def replay(tree: Worktree, nodes: NodeSource, follow: Callable[[str], None] | None = None) -> int:
+    """Apply the journal's records to the head, which stands at their base; how many. `follow` brings it to another
+    commit, as it did when the record of that was written. Blocks: `nodes` may ask the store."""
     records = tree.journal.records(tree.row.id)
     inline, tree.nodes = tree.nodes, nodes
     tree.replaying = True
@@ -37,7 +40,10 @@ def replay(tree: Worktree, nodes: NodeSource) -> int:
             tree.last_record = seq
             record = decode_record(data)
             try:
-                _apply(tree, record, seq)
+                if not isinstance(record, RebaseRecord):
+                    _apply(tree, record, seq)
+                elif follow is not None:
+                    follow(record.commit)
             except (Refused, NotFound) as error:
                 log.warning("%s/%s: journal record %d does not apply: %s", tree.row.repo, tree.row.branch, seq, error)
     finally:
@@ -57,7 +63,7 @@ def _apply(tree: Worktree, record: Record, seq: int) -> None:
         case FileRecord():
             _file(tree, record, seq)
         case MakeRecord(path, kind, at, target, rdev):
-            parent = _walk(tree, path[:-1])
+            parent = _make_way(tree, path[:-1])
             node = tree.make(parent, path[-1], kind, at.mode, at.uid, at.gid, target=target, rdev=rdev)
             tree.new_attributes(node, at)
         case RemoveRecord(path):
@@ -76,7 +82,7 @@ def _apply(tree: Worktree, record: Record, seq: int) -> None:
 
 
 def _file(tree: Worktree, record: FileRecord, seq: int) -> None:
-    parent = _walk(tree, record.path[:-1])
+    parent = _make_way(tree, record.path[:-1])
     node = tree.lookup(parent, record.path[-1])
     file = _restore(tree, record)
     if node is None:
@@ -105,6 +111,19 @@ def _walk(tree: Worktree, path: Path) -> WorkNode:
     node = tree.root
     for depth in range(len(path)):
         node = _existing(tree, path[: depth + 1], node)
+    return node
+
+
+def _make_way(tree: Worktree, path: Path) -> WorkNode:
+    """The directory at `path`. What of it is gone is made anew, and what is a file now gives way: bytes that were
+    acknowledged need a place more than what somebody else did to the directories above them."""
+    node = tree.root
+    for name in path:
+        found = tree.lookup(node, name)
+        if found is not None and found.kind != Kind.DIR:
+            tree.unlink(node, name)
+            found = None
+        node = found or tree.make(node, name, Kind.DIR, 0o755, os.geteuid(), os.getegid())
     return node
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from vfsd.repo.chunklist import content_of
 from vfsd.worktree.node import WorkNode
-from vfsd.worktree.records import Attributes, AttributesRecord, FileRecord
+from vfsd.worktree.records import FileRecord, LinkRecord
 from vfsd.worktree.staging import StagedFile
 
 if TYPE_CHECKING:
@@ -85,15 +85,14 @@ def is_new(node: WorkNode) -> bool:
 
 def record_again(tree: Worktree, node: WorkNode, upto: int) -> None:
     """Records up to `upto` are about to go, and the commit leaves out what is being written to a file: record anew what
-    was flushed of it, or the attributes that were changed before."""
-    file, entry, path = node.file, node.entry, node.path()
-    if file is None or path is None:
+    was flushed of it, and its names when the commit has none of them."""
+    file = node.file
+    if file is None or not file.is_journalled or file.recorded > upto:
         return
-    if file.is_journalled:
-        if file.recorded <= upto:
-            file.recorded_state = None
-            record(tree, node)
-    elif entry is not None:
-        at = Attributes(node.mode, node.uid, node.gid, entry.mtime, node.xattrs)
-        if at != Attributes(entry.mode, entry.uid, entry.gid, entry.mtime, entry.more.xattrs):
-            tree.record(AttributesRecord(path, at))
+    file.recorded_state = None
+    record(tree, node)
+    first, *more = node.paths()
+    if node.closed is None and node.entry is None and first is not None:
+        for path in more:
+            if path is not None:
+                tree.record(LinkRecord(first, path))

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from vfsd.index.journal import BranchRow, JournalFile
-from vfsd.model.entry import Entry, Kind
+from vfsd.model.entry import Entry, Kind, storable_time
 from vfsd.model.errors import Refused
 from vfsd.repo.chunklist import Content, content_of
 from vfsd.repo.content import ChunkSource, read_content
@@ -27,6 +27,7 @@ from vfsd.worktree.records import (
     LinkRecord,
     MakeRecord,
     MoveRecord,
+    RebaseRecord,
     Record,
     RemoveRecord,
     encode_record,
@@ -85,8 +86,10 @@ class Worktree:
         """The inode of a committed entry that has none yet."""
         link = entry.more.link
         node = self._linked.get(link) if link else None
-        if node is not None:
+        if node is not None and node.entry is not None and node.entry.digest == entry.digest:
             node.links.append((parent, entry.name))
+            if node.changed:
+                _mark_above(parent)  # the change is one of this name too
         else:
             node = WorkNode(self, next(self._numbers), entry.kind, entry.name, parent)
             node.adopt(entry)
@@ -143,7 +146,7 @@ class Worktree:
         if self.lookup(parent, name) is not None:
             raise Refused(errno.EEXIST)
         self._need_linked(parent)
-        node = WorkNode(self, next(self._numbers), kind, name, parent)
+        node = WorkNode(self, next(self._numbers), kind, name, None)
         node.mode, node.uid, node.gid, node.target, node.rdev = mode & 0o7777, uid, gid, target, rdev
         if parent.mode & 0o2000:
             node.gid = parent.gid
@@ -163,7 +166,8 @@ class Worktree:
         node = self._existing(parent, name)
         if node.kind == Kind.DIR:
             raise Refused(errno.EISDIR)
-        self.record(RemoveRecord((*self._path(parent), name)))
+        if not versions.is_new(node):
+            self.record(RemoveRecord((*self._path(parent), name)))
         self._unbind(parent, name, node)
         self._discard_unused(node)
         return node
@@ -262,7 +266,7 @@ class Worktree:
         if gid is not None:
             node.gid = gid
         if mtime is not None:
-            node.mtime = mtime
+            node.mtime = storable_time(mtime)
         if atime is not None:
             node.atime = atime
         node.ctime = _now()
@@ -376,6 +380,10 @@ class Worktree:
             self.last_record = self.journal.append(self.row.id, encode_record(record))
         return self.last_record
 
+    def rebased(self, commit: str) -> None:
+        """Record that the head follows its branch to another commit."""
+        self.record(RebaseRecord(commit))
+
     # The names of a directory
 
     def _bind(self, parent: WorkNode, name: bytes, node: WorkNode) -> None:
@@ -383,7 +391,10 @@ class Worktree:
         if name in parent.removed:
             # The commit has another entry under this name: the new one replaces it.
             del parent.removed[name]
-        node.parent, node.name, node.placed = parent, name, False
+        if node.parent is None:
+            node.parent, node.name, node.placed = parent, name, False
+        else:
+            node.links.append((parent, name))
         self._changed_names(parent)
 
     def _unbind(self, parent: WorkNode, name: bytes, node: WorkNode) -> None:
@@ -407,10 +418,7 @@ class Worktree:
     def _touch(self, node: WorkNode) -> None:
         node.changed = next(self._changes)
         for where in (node.parent, *(parent for parent, _ in node.links)):
-            above = where
-            while above is not None and not above.below:
-                above.below = True
-                above = above.parent
+            _mark_above(where)
         self.on_change()
 
     def _discard_unused(self, node: WorkNode) -> None:
@@ -458,6 +466,13 @@ class Worktree:
         node.set_attributes(attributes)
         node.ctime = node.mtime
         self._touch(node)
+
+
+def _mark_above(where: WorkNode | None) -> None:
+    """Something below `where` is changed."""
+    while where is not None and not where.below:
+        where.below = True
+        where = where.parent
 
 
 def _need_directory(node: WorkNode) -> None:

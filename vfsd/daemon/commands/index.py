@@ -10,6 +10,7 @@ from vfsd.daemon.session import opened_store, settings_for
 from vfsd.index.index import Index, set_aside
 from vfsd.model.commit import StoreFormat
 from vfsd.model.errors import Damaged
+from vfsd.pipeline.records import restore_jobs
 from vfsd.repo.rebuild import RebuildResult
 from vfsd.repo.rebuild import rebuild as rebuild_index
 from vfsd.repo.repository import Repository
@@ -69,6 +70,9 @@ def _rebuild(store: ObjectStore, store_format: StoreFormat, path: str) -> Rebuil
     index_file = Index(path)
     try:
         with counter() as report:
-            return rebuild_index(Repository(store, index_file, store_format), report)
+            repository = Repository(store, index_file, store_format)
+            found = rebuild_index(repository, report)
+            restore_jobs(repository)
+            return found
     finally:
         index_file.close()

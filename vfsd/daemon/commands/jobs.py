@@ -278,7 +278,8 @@ def _row(record: JobRecord) -> tuple[str, ...]:
 
 def _shown_counts(record: JobRecord) -> str:
     counts = record.datums
-    return f"{counts.success} datums ran, {counts.skipped} were skipped"
+    ran = "1 datum" if counts.success == 1 else f"{counts.success} datums"
+    return f"{ran} ran, {counts.skipped} skipped"
 
 
 def _took(record: JobRecord) -> str:

@@ -8,10 +8,10 @@ import os
 import stat as st
 import sys
 from collections.abc import Iterator
-from functools import partial
 
 import click
 
+from vfsd.cache.chunk_cache import ChunkCache
 from vfsd.daemon.invocation import FactsCommand, Invocation, StoreCommand
 from vfsd.daemon.output import (
     Facts,
@@ -36,9 +36,8 @@ from vfsd.model.location import parse_location
 from vfsd.model.rev import rfc3339
 from vfsd.repo.chunklist import content_of, iter_chunks
 from vfsd.repo.directory import entries
-from vfsd.repo.ingest import Export, local_errors
+from vfsd.repo.ingest import Export, ReadChunk, local_errors
 from vfsd.repo.repository import Repository
-from vfsd.store.blob import read_chunk
 
 
 @click.command(cls=FactsCommand)
@@ -127,8 +126,14 @@ def _file_at(repository: Repository, spec: Spec) -> Entry:
 
 
 def _chunks(repository: Repository, entry: Entry) -> Iterator[bytes]:
+    read = _reader(repository)
     for _, chunk in iter_chunks(repository.nodes, content_of(entry)):
-        yield read_chunk(repository.store, chunk)
+        yield read(chunk)
+
+
+def _reader(repository: Repository) -> ReadChunk:
+    """Reads as the mount does: verified, and found again where bytes have moved."""
+    return ChunkCache(repository.store, repository.index, None, memory_limit=1 << 20).get
 
 
 @click.command(cls=FactsCommand)
@@ -211,7 +216,7 @@ def get(invocation: Invocation, spec: Spec, local: str) -> None:
         entry = entry_at(repository, spec.where)
         target = _target(entry, spec, local)
         with progress("get", lambda: max(entry.size, count_below(entry))) as report:
-            export = Export(repository.nodes, partial(read_chunk, repository.store), progress=report)
+            export = Export(repository.nodes, _reader(repository), progress=report)
             if entry.kind == Kind.DIR and os.path.isdir(target):
                 for child in entries(repository.nodes, entry.node):
                     export.path(child, os.path.join(target, child.name))

@@ -28,6 +28,7 @@ from vfsd.model.commit import RepoObject
 from vfsd.model.errors import NotFound, Refused
 from vfsd.model.names import DEFAULT_BRANCH
 from vfsd.model.rev import rfc3339
+from vfsd.pipeline.registry import Registry
 from vfsd.repo.commit_object import CommitObject
 from vfsd.repo.repository import Repository, now_ns
 
@@ -132,7 +133,8 @@ def inspect(invocation: Invocation, name: str) -> None:
 def delete(invocation: Invocation, name: str, force: bool, yes: bool) -> None:
     """Delete a repo with all its branches and tags.
 
-    Refused while commits of other repos were made from it: their lineage would lead nowhere.
+    Refused while a pipeline reads or writes it, and while commits of other repos were made from it: their lineage
+    would lead nowhere.
 
     \b
     Example:
@@ -142,6 +144,7 @@ def delete(invocation: Invocation, name: str, force: bool, yes: bool) -> None:
         repository = opened.repository
         refs = repository.refs
         refs.repo(name)
+        _refuse_if_driven(repository, name)
         if not force:
             _refuse_if_needed(repository, name)
         if not yes and sys.stdin.isatty() and sys.stderr.isatty():
@@ -156,6 +159,13 @@ def delete(invocation: Invocation, name: str, force: bool, yes: bool) -> None:
 def _ask(name: str) -> None:
     if not click.confirm(f"Delete the repo {name} with all its branches and tags?", err=True):
         raise Refused(errno.ECANCELED, "nothing was deleted")
+
+
+def _refuse_if_driven(repository: Repository, name: str) -> None:
+    """A pipeline that reads or writes a repo would be left without it: not even --force does that."""
+    for head in Registry(repository).all():
+        if name in {head.name, head.spec.input.pfs.repo}:
+            raise Refused(errno.EBUSY, f"repo {name} belongs to pipeline {head.name}: delete the pipeline first")
 
 
 def _refuse_if_needed(repository: Repository, name: str) -> None:
