@@ -37,21 +37,21 @@ INDEX_1 = (
     """
     CREATE TABLE refs (         -- small mutable objects as last read, so that a poll re-reads only what changed
         key   TEXT PRIMARY KEY,         -- the object's key in the store
-        etag  TEXT NOT NULL,
-        data  BLOB NOT NULL
+        etag  TEXT NOT NULL,            -- the store's, of the version that was read
+        data  BLOB NOT NULL             -- its bytes
     ) WITHOUT ROWID""",
     """
     CREATE TABLE jobs (         -- jobs that this node runs or ran; the store has the finished ones too
         id       TEXT PRIMARY KEY,      -- 32 hex digits
-        pipeline TEXT NOT NULL,
-        created  INTEGER NOT NULL,
+        pipeline TEXT NOT NULL,         -- its name
+        created  INTEGER NOT NULL,      -- when the job was made
         finished INTEGER NOT NULL,      -- 0 while it is in flight
         record   BLOB NOT NULL          -- canonical JSON of pipeline.records.JobRecord
     ) WITHOUT ROWID""",
     "CREATE INDEX jobs_by_pipeline ON jobs (pipeline, created)",
     """
     CREATE TABLE job_datums (   -- datums of jobs in flight that ended, so that a restart does not run them again
-        job    TEXT NOT NULL,
+        job    TEXT NOT NULL,           -- jobs.id
         datum  TEXT NOT NULL,           -- 64 hex digits
         result BLOB NOT NULL,           -- msgpack; see pipeline/ledger.py
         PRIMARY KEY (job, datum)
@@ -77,7 +77,7 @@ INDEX_1 = (
 JOURNAL_1 = (
     """
     CREATE TABLE branches (     -- branches with a mutable head on this node
-        id      INTEGER PRIMARY KEY,
+        id      INTEGER PRIMARY KEY,    -- of this node alone
         repo    TEXT NOT NULL,
         branch  TEXT NOT NULL,
         base    TEXT NOT NULL,          -- commit id that the journal's records apply to; empty: no commit yet

@@ -136,11 +136,21 @@ class BlobWriter:
     def _upload(self, pack: PackBuilder) -> None:
         if self._pool is None:
             self._pool = ThreadPoolExecutor(UPLOADS, thread_name_prefix="vfsd-upload")
-        self._wait(UPLOADS - 1)
         frames: list[tuple[bytes, bytes]] = []
-        if pack.blobs and pack.blobs[0].kind == NODE:
+        if pack.blobs[0].kind == NODE:
+            # A node that can be found must be whole: all that it points to is durable before it is.
+            self._upload_chunks()
+            self._wait(0)
             frames, self._node_frames[NODE] = self._node_frames[NODE], []
+        self._wait(UPLOADS - 1)
         self._uploads.append(self._pool.submit(self._upload_now, pack, frames))
+
+    def _upload_chunks(self) -> None:
+        assert self._packs is not None
+        pack = self._packs[CHUNK]
+        if pack.blobs:
+            self._packs[CHUNK] = PackBuilder()
+            self._upload(pack)
 
     def _wait(self, left: int) -> None:
         """Wait until no more than `left` uploads are under way."""
@@ -177,10 +187,11 @@ class BlobWriter:
                     return
                 self._pack_pending()
             assert self._packs is not None
-            for kind, pack in self._packs.items():
-                if pack.blobs:
-                    self._packs[kind] = PackBuilder()
-                    self._upload(pack)
+            self._upload_chunks()
+            pack = self._packs[NODE]
+            if pack.blobs:
+                self._packs[NODE] = PackBuilder()
+                self._upload(pack)
             self._wait(0)
 
     def embeddable(self) -> list[Pending] | None:
