@@ -238,8 +238,13 @@ class Daemon:
     async def _follow(self, repo: str, branch: str) -> None:
         try:
             await self._live.head_moved(repo, branch)
-        except VfsdError as error:
-            log.warning("%s/%s: cannot follow the branch, will try at its next move: %s", repo, branch, error)
+        except Exception as error:
+            # Also what nobody foresaw: the filesystem beside must not end with it.
+            foreseen = isinstance(error, VfsdError | OSError)
+            log.warning(
+                "%s/%s: cannot follow the branch, will try at its next move: %s", repo, branch, error,
+                exc_info=not foreseen,
+            )  # fmt: skip
 
     def _on_stale(self, stale: Stale) -> None:
         if stale.names or stale.inodes:

@@ -230,7 +230,8 @@ class LiveBranches:
             live.urgent = False
             try:
                 await self.commit(live)
-            except VfsdError as error:
+            except Exception as error:
+                # Also what nobody foresaw: the filesystem beside must not end with it.
                 await self._failed(live, error)
 
     async def _wait_for_quiet(self, live: LiveBranch) -> None:
@@ -243,9 +244,10 @@ class LiveBranches:
                 await live.woken.wait()
                 live.woken = trio.Event()
 
-    async def _failed(self, live: LiveBranch, error: VfsdError) -> None:
+    async def _failed(self, live: LiveBranch, error: Exception) -> None:
         if str(error) != live.error:
-            log.warning("%s: cannot commit, will try again: %s", live.name, error)
+            foreseen = isinstance(error, VfsdError | OSError)
+            log.warning("%s: cannot commit, will try again: %s", live.name, error, exc_info=not foreseen)
         live.error = str(error)
         live.retries += 1
         delay = min(LAST_RETRY_S, FIRST_RETRY_S * 2 ** min(live.retries - 1, 10))
