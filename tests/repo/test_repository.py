@@ -243,6 +243,7 @@ class Node:
     """One node: an index of its own over the shared objects, behind a store that may fail."""
 
     def __init__(self, memory: MemoryStore, folder: Path, number: int) -> None:
+        self.number = number
         self.store = FaultyStore(memory)
         self.repository = Repository(self.store, Index(str(folder / f"index-{number}")), SMALL_CHUNKS)
 
@@ -274,9 +275,10 @@ class FailingStores(RuleBasedStateMachine):
         self.nodes = [self.start(), self.start()]
         make_branch(self.nodes[0].repository)
 
-    def start(self) -> Node:
+    def start(self, number: int = 0) -> Node:
+        """With the index of the node that had this number before it died, else with an empty one."""
         self.started += 1
-        return Node(self.memory, Path(self.folder.name), self.started)
+        return Node(self.memory, Path(self.folder.name), number or self.started)
 
     def teardown(self) -> None:
         for node in self.nodes:
@@ -302,7 +304,7 @@ class FailingStores(RuleBasedStateMachine):
                 made = commit(node.repository, files)
             except Crashed:
                 node.repository.index.close()
-                self.nodes[who] = self.start()
+                self.nodes[who] = self.start(node.number)
                 break
             except VfsdError:
                 continue
@@ -345,7 +347,7 @@ class FailingStores(RuleBasedStateMachine):
 
 
 TestFailingStores = FailingStores.TestCase
-TestFailingStores.settings = settings(max_examples=400, stateful_step_count=20, deadline=None)
+TestFailingStores.settings = settings(max_examples=25, stateful_step_count=15, deadline=None)
 
 
 @pytest.mark.parametrize("seed", range(6))

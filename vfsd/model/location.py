@@ -40,7 +40,10 @@ def parse_location(text: str) -> Location:
     repo = check_label("repo", parts[0])
     branch, rev = split_branch(parts[1])
     check_label("branch", branch)
-    path = split_path(parts[2].encode(errors="surrogateescape")) if len(parts) > 2 else ()
+    try:
+        path = split_path(parts[2].encode(errors="surrogateescape")) if len(parts) > 2 else ()
+    except UnicodeEncodeError:
+        raise InvalidArgument(f"{text!r}: the path is no text that a file name can be") from None
     if rev is None:
         return Location(repo, branch, None, path)
     return Location(repo, branch, parse_rev(rev), path, rev)
