@@ -203,7 +203,7 @@ async def test_text_says_what_json_says(vfsd: Program) -> None:
     short = facts["id"][:12]
     assert vfsd.ok("job", "list").lines[0].split()[:7] == [short, "copy", "success", "1", "0", "0", "1"]
     assert f"output     {facts['output']}" in vfsd.ok("job", "inspect", short).lines
-    wanted = f"job {short} of pipeline copy: success, 1 datums ran, 0 were skipped\n"
+    wanted = f"job {short} of pipeline copy: success, 1 datum ran, 0 skipped\n"
     assert vfsd.ok("job", "wait", short).text == wanted
     datum = vfsd.ok("datum", "list", short, "--json").json[0]
     row = vfsd.ok("datum", "list", short).lines[0].split()

@@ -25,7 +25,7 @@ from tests.docs.pages import Block, blocks
 LIMIT_S = 60.0  # for one command
 _FILE = re.compile(r"\bfile=(\S+)")
 _ERROR = re.compile(r"(vfsd|bash|cp|touch|rm|mv|cat|ls): ")
-_END = b"\x01"  # nothing here prints it
+_END = b"<<end of the command>>"  # nothing here prints it
 
 
 @dataclass(frozen=True)
