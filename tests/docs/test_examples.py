@@ -19,7 +19,6 @@ def test_the_examples_of_a_page_do_what_it_shows(page: str, place: Place) -> Non
     assert run_page(DOCS / f"{page}.md", place.folder, place.environ)
 
 
-@pytest.mark.skip(reason="one recipe of how-to.md shows output that varies: to be mended")
 def test_the_recipes_do_what_they_show(place: Place, moto: servers.S3Server) -> None:
     environ = {**place.environ, **servers.CREDENTIALS, "VFSD_S3_ENDPOINT": moto.endpoint, "BUCKET": servers.BUCKET}
     assert run_page(DOCS / "how-to.md", place.folder, environ)

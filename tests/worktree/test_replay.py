@@ -305,4 +305,4 @@ class Head(RuleBasedStateMachine):
 
 
 TestHead = Head.TestCase
-TestHead.settings = settings(derandomize=True, max_examples=200, stateful_step_count=40, deadline=None, report_multiple_bugs=False)
+TestHead.settings = settings(max_examples=1000, stateful_step_count=40, deadline=None, report_multiple_bugs=False)
