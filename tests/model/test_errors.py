@@ -23,7 +23,7 @@ def subclasses(kind: type[VfsdError]) -> list[type[VfsdError]]:
     return [kind, *(each for below in kind.__subclasses__() for each in subclasses(below))]
 
 
-ALL = subclasses(VfsdError)
+ALL = [kind for kind in subclasses(VfsdError) if kind.__module__ == errors.__name__]
 LINE = re.compile(
     r"^    (?P<branch>[│├└─ ]*)(?P<name>[A-Z]\w+) +(?P<errno>E\w+|\(own\)) +(?P<s3>[\w.]+) +exit (?P<exit>\d)",
     re.MULTILINE,
