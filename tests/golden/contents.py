@@ -48,7 +48,7 @@ def _file(repository: Repository, writer: BlobWriter, name: bytes, data: bytes) 
     content = repository.chunker.cut_bytes(data, writer, repository.nodes)
     extra = None
     if name.startswith(b"linked-"):
-        extra = Extra(link=4711, xattrs={b"user.colour": b"blue", b"user.empty": b""})
+        extra = Extra(link=4711, names=2, xattrs={b"user.colour": b"blue", b"user.empty": b""})
     elif name == b"derived":
         extra = Extra(origin=ORIGIN)
     mode = 0o755 if name.endswith(b".sh") else 0o640

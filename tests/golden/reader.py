@@ -46,17 +46,20 @@ class Found(NamedTuple):
     link: int
     xattrs: dict[bytes, bytes]
     origin: bytes
+    names: int
     data: bytes
 
 
 class Below(NamedTuple):
-    """What a node has below it: items with the level of each, count, size, digest, and its own level."""
+    """What a node has below it: items, count, size, digest, its own level, hard-linked names, directories in it."""
 
     items: list[Any]
     count: int
     size: int
     digest: bytes
     level: int
+    linked: int = 0
+    directories: int = 0
 
 
 class Reader:
@@ -145,7 +148,7 @@ class Reader:
 
     def node(self, ref: list[Any]) -> tuple[bytes, Any]:
         """(letter, content) of the node that a ref points to."""
-        name, _, _, _, place = ref
+        name, *_, place = ref
         plain = self.blob(place)
         assert digest(self.identity(plain)) == name, "the node's id"
         self.kinds.add(plain[:1].decode())
@@ -165,7 +168,10 @@ class Reader:
             self.check_cut([level_of(digest(entry[0])) for entry in items], 0, last=last)
             count = sum(self.count(entry) for entry in items)
             own = [[e[0], e[1], e[1] == FILE and bool(e[2] & 0o111), e[7]] for e in items]
-            below = Below(items, count, sum(entry[6] for entry in items), digest(b"d" + msgpack.encode(own)), 0)
+            linked = sum(self.linked(entry) for entry in items)
+            size = sum(entry[6] for entry in items)
+            directories = sum(entry[1] == DIR for entry in items)
+            below = Below(items, count, size, digest(b"d" + msgpack.encode(own)), 0, linked, directories)
         else:
             assert letter == b"I"
             level, children = content
@@ -183,8 +189,10 @@ class Reader:
                 sum(part.size for part in found),
                 digest(b"e" + msgpack.encode([part.digest for part in found])),
                 level,
+                sum(part.linked for part in found),
+                sum(part.directories for part in found),
             )
-        assert [below.digest, below.count, below.size] == ref[1:4]
+        assert [below.digest, below.count, below.size, below.linked, below.directories] == ref[1:6]
         return below
 
     def chunks(self, ref: list[Any], *, last: bool = True, root: bool = True) -> Below:
@@ -207,7 +215,7 @@ class Reader:
             self.check_cut([level_of(part.items[-1][0]) for part in found], level, last=last)
             items = [chunk for part in found for chunk in part.items]
             below = Below(items, len(items), sum(part.size for part in found), ref[0], level)
-        assert [below.digest, below.count, below.size] == ref[1:4]
+        assert [below.digest, below.count, below.size, 0, 0] == ref[1:6]
         return below
 
     # Entries
@@ -217,12 +225,17 @@ class Reader:
             return 1
         return entry[9][2] if entry[9] else 0
 
+    def linked(self, entry: list[Any]) -> int:
+        if entry[1] != DIR:
+            return int(bool(entry[10] and entry[10][2]))
+        return entry[9][4] if entry[9] else 0
+
     def read(self, entry: list[Any]) -> Found:
         """An entry, its bytes and its digest checked. Directories are checked by `walk`."""
         name, kind, mode, uid, gid, mtime, size, content, chunks, node, extra = entry
         assert 1 <= len(name) <= 255
         assert b"/" not in name
-        target, rdev, link, xattrs, origin = extra or [b"", 0, 0, {}, b""]
+        target, rdev, link, xattrs, origin, names = extra or [b"", 0, 0, {}, b"", 0]
         assert extra is None or any(extra), "extra is nil when it says nothing"
         assert list(xattrs) == sorted(xattrs)
         data = b""
@@ -242,7 +255,7 @@ class Reader:
         elif kind != DIR:
             assert digest(b"s" + msgpack.encode([kind, rdev])) == content
             assert size == 0
-        return Found(kind, mode, uid, gid, mtime, size, target, rdev, link, xattrs, origin, data)
+        return Found(kind, mode, uid, gid, mtime, size, target, rdev, link, xattrs, origin, names, data)
 
     def chunk(self, chunk: list[Any]) -> bytes:
         name, size, place = chunk
@@ -293,5 +306,6 @@ class Reader:
         if not header["tree"]:
             assert hints[0] is None
             return self.walk(None, content)
-        root = [bytes.fromhex(header["tree"]), content, header["files"], header["size"], hints[0]]
+        counts = [header[name] for name in ("files", "size", "linked", "directories")]
+        root = [bytes.fromhex(header["tree"]), content, *counts, hints[0]]
         return self.walk(root, content)

@@ -105,7 +105,7 @@ def test_attributes_and_special_files_are_as_they_were(repository: Repository) -
     script = tree[b"docs", b"run.sh"]
     assert (script.mode, script.uid, script.gid, script.mtime) == (0o755, 1000, 100, contents.MTIME)
     linked = [tree[b"docs", b"linked-1"].more, tree[b"docs", b"linked-2"].more]
-    assert {more.link for more in linked} == {4711}
+    assert {(more.link, more.names) for more in linked} == {(4711, 2)}
     assert linked[0].xattrs == {b"user.colour": b"blue", b"user.empty": b""}
     assert tree[b"docs", b"derived"].more.origin == contents.ORIGIN
     special = {path[-1]: entry for path, entry in tree.items() if path[:-1] == (b"special",)}

@@ -30,7 +30,8 @@ commit_ids = st.binary(min_size=32, max_size=32).map(lambda raw: CommitId(raw.he
 commits = st.builds(
     Commit, repo=texts, branch=texts, tree=texts, digest=texts,
     root=st.builds(RootAttributes, st.integers(0, 0o7777), times, times, st.integers(-(1 << 63), (1 << 63) - 1)),
-    files=times, size=times, parents=st.lists(commit_ids, max_size=2).map(tuple), author=texts, time=times,
+    files=times, size=times, linked=times, directories=times,
+    parents=st.lists(commit_ids, max_size=2).map(tuple), author=texts, time=times,
     message=texts, global_id=texts.map(GlobalId),
     provenance=st.lists(st.builds(Provenance, texts, texts, commit_ids, texts), max_size=2).map(tuple),
     pipeline=texts, job=st.none() | texts.map(JobId),

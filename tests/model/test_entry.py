@@ -36,7 +36,7 @@ ids = st.binary(min_size=32, max_size=32)
 sizes = st.integers(0, 1 << 62)
 places = st.builds(Place, st.binary(min_size=16, max_size=16), sizes, sizes)
 chunks = st.lists(st.builds(Chunk, ids.map(ChunkId), sizes, places), max_size=3).map(tuple)
-refs = st.builds(Ref, ids.map(NodeId), ids.map(Digest), sizes, sizes, places)
+refs = st.builds(Ref, ids.map(NodeId), ids.map(Digest), sizes, sizes, sizes, sizes, places)
 names = st.binary(min_size=1, max_size=20)
 extras = st.builds(Extra, names, sizes, sizes, st.dictionaries(names, names, max_size=2), ids)
 entries = st.builds(
@@ -105,7 +105,7 @@ def test_the_numbers_of_kinds_are_the_formats() -> None:
 
 
 def test_directories_count_what_is_below_them() -> None:
-    ref = Ref(NodeId(b"n" * 32), Digest(b"d" * 32), 7, 99, Place())
+    ref = Ref(NodeId(b"n" * 32), Digest(b"d" * 32), 7, 99, 0, 0, Place())
     entry = directory(b"d", ref)
     assert (count_below(entry), entry.size, entry.digest) == (7, 99, b"d" * 32)
     assert count_below(directory(b"d", None)) == 0

@@ -130,7 +130,7 @@ def test_a_million_names_worth_of_shape_is_reached_at_the_real_setting() -> None
 
 
 def _ref(name: bytes) -> Ref:
-    return Ref(name, name, 0, 0, Place())  # type: ignore[arg-type]
+    return Ref(name, name, 0, 0, 0, 0, Place())  # type: ignore[arg-type]
 
 
 def test_one_changed_name_costs_one_node_a_level() -> None:

@@ -67,10 +67,10 @@ class Bench:
         row = self.journal.branch("r", "main", self.head.commit or "")
         self.base = self.root_of(CommitId(row.base) if row.base else None)
         self.tree = Worktree(
-            row, self.base, nodes=self.repository.nodes, chunks=self.chunk, journal=self.journal, staging=self.staging,
-            numbers=itertools.count(2), on_change=lambda: None,
+            row, self.base, nodes=self.repository.nodes, blocking=self.repository.nodes, chunks=self.chunk,
+            journal=self.journal, staging=self.staging, numbers=itertools.count(2), on_change=lambda: None,
         )  # fmt: skip
-        replay(self.tree, self.repository.nodes)
+        replay(self.tree)
         self.row = row
         self.follow()
 

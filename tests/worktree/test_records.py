@@ -37,7 +37,8 @@ attributes = st.builds(
 )
 places = st.builds(Place, st.binary(min_size=16, max_size=16), sizes, sizes)
 chunks = st.lists(st.builds(Chunk, ids, sizes, places), max_size=2).map(tuple)
-contents = st.builds(Content, sizes, ids, chunks, st.none() | st.builds(Ref, ids, ids, sizes, sizes, places))
+refs = st.builds(Ref, ids, ids, sizes, sizes, sizes, sizes, places)
+contents = st.builds(Content, sizes, ids, chunks, st.none() | refs)
 ranges = st.lists(st.tuples(sizes, sizes), max_size=3).map(tuple)
 stored = st.builds(Stored, st.sampled_from(["s1", "f22"]), sizes, ranges)
 records = st.one_of(

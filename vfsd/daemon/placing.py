@@ -12,11 +12,11 @@ import time
 
 import msgspec
 
-from vfsd.model.entry import Entry, Kind, directory, same
+from vfsd.model.entry import Entry, Kind, directory
 from vfsd.model.errors import InvalidArgument, NotFound, Refused
 from vfsd.model.location import Location
 from vfsd.repo.diff import changed_names
-from vfsd.repo.directory import NodeSink, edit, entries, lookup
+from vfsd.repo.directory import NodeSink, lookup
 from vfsd.repo.nodes import NodeSource
 from vfsd.repo.tree import Change, Path, Sub, apply, find, show
 
@@ -49,8 +49,7 @@ def place(nodes: NodeSource, sink: NodeSink, root: Entry, target: Target, entry:
     """The tree `root` with `entry` at the target; what is missing above it is made. Errors as in `final_path`."""
     path = final_path(nodes, root, target, entry.kind)
     *above, here = _on_the_way(nodes, root, path)
-    alone = _unlinked(nodes, sink, _named(entry, path[-1] if path else b""))
-    change = _merged(nodes, here, alone, path)
+    change = _merged(nodes, here, msgspec.structs.replace(entry, name=path[-1] if path else b""), path)
     for name, there in zip(reversed(path), reversed(above), strict=True):
         change = Sub({name: change}, None if there else _new_directory())
     assert isinstance(change, Sub)  # the root is a directory, so it was merged
@@ -92,34 +91,6 @@ def _on_the_way(nodes: NodeSource, root: Entry, path: Path) -> list[Entry | None
         there = found[-1]
         found.append(None if there is None else lookup(nodes, there.node, name))
     return found
-
-
-def _named(entry: Entry, name: bytes) -> Entry:
-    """The entry under another name, and no longer one of several names of a file."""
-    extra = entry.extra
-    if extra is not None and extra.link:
-        extra = msgspec.structs.replace(extra, link=0)
-    elif entry.name == name:
-        return entry
-    return msgspec.structs.replace(entry, name=name, extra=extra)
-
-
-def _unlinked(nodes: NodeSource, sink: NodeSink, entry: Entry) -> Entry:
-    """The entry without a file below it that is one of several names: a copy must not be written with its original.
-    Reads the whole directory, and writes only the nodes that hold such files."""
-    if entry.kind != Kind.DIR:
-        return entry
-    changes = {}
-    for child in entries(nodes, entry.node):
-        other = _unlinked(nodes, sink, child) if child.kind == Kind.DIR else _named(child, child.name)
-        if other is not child and not same(other, child):
-            changes[child.name] = other
-    if not changes:
-        return entry
-    node = edit(nodes, sink, entry.node, changes)
-    return directory(
-        entry.name, node, mode=entry.mode, uid=entry.uid, gid=entry.gid, mtime=entry.mtime, extra=entry.extra
-    )
 
 
 def _new_directory() -> Entry:

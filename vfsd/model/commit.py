@@ -39,8 +39,9 @@ class Commit(msgspec.Struct, frozen=True, kw_only=True):
     """A commit's header: its identity. The commit id is the BLAKE3-256 of these bytes.
 
     tree: hex id of the root directory's node, empty when the commit holds no file. digest: content digest of the
-    root. files, size: how many files it holds and their bytes. parents: first the one that the branch stood at.
-    time: ns since 1970, never below the parent's. pipeline, job: what wrote it, empty for users' commits.
+    root. files, size: how many files it holds and their bytes. linked: how many of them are names of hard-linked files.
+    directories: how many the root has. parents: first the one that the branch stood at. time: ns since 1970, never
+    below the parent's. pipeline, job: what wrote it, empty for users' commits.
     """
 
     format: int = FORMAT
@@ -51,6 +52,8 @@ class Commit(msgspec.Struct, frozen=True, kw_only=True):
     root: RootAttributes = RootAttributes()
     files: int
     size: int
+    linked: int = 0
+    directories: int = 0
     parents: tuple[CommitId, ...]
     author: str
     time: int

@@ -64,13 +64,16 @@ class Ref(msgspec.Struct, array_like=True, gc=False, frozen=True):
     """A pointer to a tree node, with what is below it.
 
     digest: of the contents below (directories), or the id again (chunk lists).
-    count: entries below that are not directories, or chunks. size: bytes of all files below.
+    count: entries below that are not directories, or chunks. size: bytes of all files below. linked: how many of the
+    entries are names of hard-linked files. directories: how many directories the directory itself has.
     """
 
     id: NodeId
     digest: Digest
     count: int
     size: int
+    linked: int
+    directories: int
     place: Place
 
 
@@ -78,7 +81,7 @@ class Extra(msgspec.Struct, array_like=True, frozen=True):
     """What most entries do not have.
 
     target: of a symlink. rdev: of a device. link: a number that the names of one hard-linked file share within a
-    commit, 0 for none. origin: id of the datum that wrote this file, empty for none.
+    commit, 0 for none; names: how many these are. origin: id of the datum that wrote this file, empty for none.
     """
 
     target: bytes = b""
@@ -86,6 +89,7 @@ class Extra(msgspec.Struct, array_like=True, frozen=True):
     link: int = 0
     xattrs: dict[bytes, bytes] = {}
     origin: bytes = b""
+    names: int = 0
 
 
 NO_EXTRA = Extra()
@@ -192,3 +196,10 @@ def count_below(entry: Entry) -> int:
     if entry.kind != Kind.DIR:
         return 1
     return 0 if entry.node is None else entry.node.count
+
+
+def linked_below(entry: Entry) -> int:
+    """How many names of hard-linked files `entry` stands for, itself included."""
+    if entry.kind != Kind.DIR:
+        return int(entry.more.link != 0)
+    return 0 if entry.node is None else entry.node.linked

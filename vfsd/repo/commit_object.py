@@ -53,6 +53,8 @@ class CommitObject(msgspec.Struct, frozen=True):
                 Digest(bytes.fromhex(header.digest)),
                 header.files,
                 header.size,
+                header.linked,
+                header.directories,
                 place,
             )
         return directory(

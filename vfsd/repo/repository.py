@@ -229,6 +229,8 @@ def _header(
         root=RootAttributes(root.mode, root.uid, root.gid, root.mtime),
         files=0 if node is None else node.count,
         size=root.size,
+        linked=0 if node is None else node.linked,
+        directories=0 if node is None else node.directories,
         parents=() if parent is None else (parent.id,),
         author=author,
         time=stamp,

@@ -13,7 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import msgspec
 
 from vfsd.index.index import Index, PlaceRow
-from vfsd.model.entry import EMPTY_DIR, Place, Ref, count_below
+from vfsd.model.entry import EMPTY_DIR, Kind, Place, Ref, count_below, linked_below
 from vfsd.model.errors import Unavailable
 from vfsd.model.ids import ChunkId, Digest, NodeId
 from vfsd.model.node import ChunkInner, ChunkLeaf, Inner, Leaf, Node, node_digest, node_id
@@ -225,12 +225,16 @@ class BlobWriter:
 def _point(node: Node, name: NodeId, place: Place) -> Ref:
     match node:
         case Leaf(items):
-            size = sum(entry.size for entry in items)
-            return Ref(name, node_digest(node) if items else EMPTY_DIR, sum(map(count_below, items)), size, place)
+            size, linked = sum(entry.size for entry in items), sum(map(linked_below, items))
+            directories = sum(entry.kind == Kind.DIR for entry in items)
+            digest = node_digest(node) if items else EMPTY_DIR
+            return Ref(name, digest, sum(map(count_below, items)), size, linked, directories, place)
         case Inner(_, children):
             refs = [child.ref for child in children]
-            return Ref(name, node_digest(node), sum(r.count for r in refs), sum(r.size for r in refs), place)
+            count, size = sum(ref.count for ref in refs), sum(ref.size for ref in refs)
+            linked, directories = sum(ref.linked for ref in refs), sum(ref.directories for ref in refs)
+            return Ref(name, node_digest(node), count, size, linked, directories, place)
         case ChunkLeaf(chunks):
-            return Ref(name, Digest(name), len(chunks), sum(chunk.size for chunk in chunks), place)
+            return Ref(name, Digest(name), len(chunks), sum(chunk.size for chunk in chunks), 0, 0, place)
         case ChunkInner(_, refs):
-            return Ref(name, Digest(name), sum(r.count for r in refs), sum(r.size for r in refs), place)
+            return Ref(name, Digest(name), sum(r.count for r in refs), sum(r.size for r in refs), 0, 0, place)

@@ -29,6 +29,7 @@ from vfsd.repo.repository import Repository, empty_root, now_ns
 from vfsd.serve.names import Names
 from vfsd.worktree.live import LiveBranches
 from vfsd.worktree.node import WorkNode
+from vfsd.worktree.worktree import MAX_NAME
 
 MAX_SNAPSHOTS = 4096  # resolved revs remembered
 
@@ -47,16 +48,19 @@ class Folder:
 
 
 class SnapNode:
-    """An inode of a snapshot: an entry that never changes. `children` holds those that the kernel knows."""
+    """An inode of a snapshot: an entry that never changes. `children` holds those that the kernel knows; `above` where
+    it stands itself, several times when it is a hard-linked file. The root, `top`, knows these by their numbers."""
 
-    __slots__ = ("children", "commit", "entry", "ino", "lookups", "opens", "parent")
+    __slots__ = ("above", "children", "commit", "entry", "ino", "linked", "lookups", "opens", "top")
 
-    def __init__(self, ino: int, entry: Entry, parent: SnapNode | None, commit: str) -> None:
+    def __init__(self, ino: int, entry: Entry, top: SnapNode | None, commit: str) -> None:
         self.ino = ino
         self.entry = entry
-        self.parent = parent
+        self.top = top or self
         self.commit = commit
+        self.above: list[tuple[SnapNode, bytes]] = []
         self.children: dict[bytes, SnapNode] = {}
+        self.linked: dict[int, SnapNode] = {}
         self.lookups = 0
         self.opens = 0
 
@@ -92,6 +96,8 @@ class View:
 
     def lookup(self, parent: Node, name: bytes) -> Node | None:
         """The node under a name, or None."""
+        if len(name) > MAX_NAME:
+            raise Refused(errno.ENAMETOOLONG)
         if isinstance(parent, WorkNode):
             return parent.head.lookup(parent, name)
         if isinstance(parent, SnapNode):
@@ -200,7 +206,14 @@ class View:
         return self._new_snap(parent, entry)
 
     def _new_snap(self, parent: SnapNode, entry: Entry) -> SnapNode:
-        node = parent.children[entry.name] = SnapNode(next(self._numbers), entry, parent, parent.commit)
+        link, linked = entry.more.link, parent.top.linked
+        node = linked.get(link) if link else None
+        if node is None or node.entry.digest != entry.digest:
+            node = SnapNode(next(self._numbers), entry, parent.top, parent.commit)
+            if link:
+                linked[link] = node
+        node.above.append((parent, entry.name))
+        parent.children[entry.name] = node
         return node
 
     def listing(self, node: Node, after: bytes | None) -> Iterator[tuple[bytes, Node | Entry | None]]:
@@ -229,13 +242,18 @@ class View:
         return not node.opens
 
     def _forget_snapshot(self, node: SnapNode) -> None:
-        while not (node.lookups or node.opens or node.children):
-            if node.parent is None:
+        unused = [node]
+        while unused:
+            node = unused.pop()
+            if node.lookups or node.opens or node.children:
+                continue
+            if node is node.top:
                 self._snapshots.pop(CommitId(node.commit) if node.commit else None, None)
-                return
-            if node.parent.children.get(node.entry.name) is node:
-                del node.parent.children[node.entry.name]
-            node = node.parent
+            node.top.linked.pop(node.entry.more.link, None)
+            for parent, name in node.above:
+                parent.children.pop(name, None)
+                unused.append(parent)
+            node.above.clear()
 
     # Reading
 
@@ -251,7 +269,7 @@ class View:
             return node.xattrs
         if isinstance(node, Folder):
             return self.facts if node is self.root else {}
-        if node.parent is None:
+        if node is node.top:
             return {b"user.vfsd.commit": node.commit.encode(), **node.entry.more.xattrs}
         return node.entry.more.xattrs
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from vfsd.model.entry import Entry, Kind, same
+from vfsd.model.entry import Entry, Kind, linked_below, same
 from vfsd.repo.diff import Changed
 from vfsd.repo.tree import Path
 from vfsd.worktree.node import WorkNode
@@ -31,11 +31,14 @@ def adopt(tree: Worktree, root: Entry, changes: Sequence[Changed], own: frozense
     stale = Stale([], [])
     known: dict[Path, WorkNode | None] = {(): tree.root}
     tree.root.tree = root.node
+    tree.root.count_directories()
     if tree.root.changed:
         tree.root.entry = root
     else:
         tree.root.adopt(root)
     for path, old, new in changes:
+        if (old and linked_below(old)) or (new and linked_below(new)):
+            tree.found = {}
         parent = _directory_at(known, path[:-1])
         if parent is None:
             continue
@@ -44,7 +47,7 @@ def adopt(tree: Worktree, root: Entry, changes: Sequence[Changed], own: frozense
             if path[-1] not in parent.removed:
                 stale.names.append((parent.ino, path[-1]))
             continue
-        _adopt_entry(stale, parent, child, path[-1], old, new, own)
+        _adopt_entry(tree, stale, parent, child, path[-1], old, new, own)
     return stale
 
 
@@ -58,36 +61,36 @@ def _directory_at(known: dict[Path, WorkNode | None], path: Path) -> WorkNode | 
 
 
 def _adopt_entry(
-    stale: Stale, parent: WorkNode, child: WorkNode, name: bytes, old: Entry | None, new: Entry | None,
+    tree: Worktree, stale: Stale, parent: WorkNode, child: WorkNode, name: bytes, old: Entry | None, new: Entry | None,
     own: frozenset[int],
 ) -> None:
-    if new is None or new.kind != child.kind:
+    if new is None or new.kind != child.kind or _is_another_inode(tree, child, new):
         if child.changed or child.below:
             return
         del parent.children[name]
-        if child.parent is parent and child.name == name:
-            child.parent = None
+        child.lose(parent, name)
         stale.names.append((parent.ino, name))
         return
-    if child.kind == Kind.DIR:
-        if not child.placed:
-            return
-        child.tree = new.node
-        if child.changed:
-            child.entry = new
-            return
-        child.adopt(new)
-    else:
-        if child.changed and not child.placed:
-            return
-        had = child.entry
-        if child.changed:
-            # What is changed here wins; bytes that are being written go into a commit once they are closed.
-            child.entry = new
-            return
-        child.adopt(new)
-        if child.ino not in own and (had is None or not same(had, new)):
-            stale.inodes.append(child.ino)
+    had = child.entry
+    if not child.placed and (child.changed or child.kind == Kind.DIR):
         return
-    if child.ino not in own and old is not None:
+    if child.kind == Kind.DIR:
+        child.tree = new.node
+        child.count_directories()
+    if child.changed:
+        # What is changed here wins; bytes that are being written go into a commit once they are closed.
+        child.entry = new
+        return
+    child.adopt(new)
+    if child.link:
+        tree.linked[child.link] = child
+    if child.ino not in own and (old is not None if child.kind == Kind.DIR else had is None or not same(had, new)):
         stale.inodes.append(child.ino)
+
+
+def _is_another_inode(tree: Worktree, child: WorkNode, new: Entry) -> bool:
+    """Whether a name belongs to another file than before: a hard link was undone, or made to a file known here."""
+    link = new.more.link
+    if child.links and link != child.link:
+        return True
+    return bool(link) and tree.linked.get(link, child) is not child

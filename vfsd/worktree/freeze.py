@@ -6,8 +6,6 @@
 
 from __future__ import annotations
 
-import secrets
-
 import msgspec
 
 from vfsd.model.entry import Entry, Extra, Kind, Ref, directory, special_digest, symlink_digest
@@ -31,6 +29,7 @@ class FrozenFile(msgspec.Struct):
     target: bytes
     rdev: int
     link: int
+    names: int
     content: Content | None
     file: StagedFile | None
 
@@ -70,9 +69,9 @@ def freeze(tree: Worktree) -> Frozen | None:
 
 def _directory(node: WorkNode, frozen: Frozen) -> FrozenDirectory:
     items: dict[bytes, FrozenFile | FrozenDirectory | None] = {}
-    for name, number in node.removed.items():
+    for name, removed in node.removed.items():
         items[name] = None
-        frozen.removed.append((node, node.path(), name, number))
+        frozen.removed.append((node, node.path(), name, removed.number))
     for name, child in node.children.items():
         if child.kind == Kind.DIR:
             if child.changed or child.below:
@@ -103,16 +102,8 @@ def _file(node: WorkNode, frozen: Frozen) -> FrozenFile | None:
     if file is not None:
         file.frozen += 1
     content = content_of(entry) if file is None and entry is not None else None
-    return FrozenFile(node.kind, at, node.target, node.rdev, _link_number(node), content, file)
-
-
-def _link_number(node: WorkNode) -> int:
-    """Random, so that it is another one than any that the tree has from elsewhere."""
-    if node.entry is not None and node.entry.more.link:
-        return node.entry.more.link
-    if node.links and not node.link:
-        node.link = secrets.randbits(62) + 1
-    return node.link
+    link, names = (node.link, node.nlink) if node.nlink > 1 else (0, 0)
+    return FrozenFile(node.kind, at, node.target, node.rdev, link, names, content, file)
 
 
 class Storer:
@@ -145,7 +136,7 @@ class Storer:
     def _entry(self, name: bytes, item: FrozenFile) -> Entry:
         content = self._content(item)
         at = item.attributes
-        extra = Extra(item.target, item.rdev, item.link, at.xattrs)
+        extra = Extra(item.target, item.rdev, item.link, at.xattrs, names=item.names)
         if item.kind == Kind.FILE:
             digest = content.digest
         elif item.kind == Kind.SYMLINK:
@@ -209,7 +200,8 @@ def thaw(tree: Worktree, frozen: Frozen, *, committed: bool) -> None:
     if committed:
         tree.staging.settled(tree.row.id, frozen.upto)
         for parent, path, name, number in frozen.removed:
-            if parent.removed.get(name) == number and parent.path() == path:
+            removed = parent.removed.get(name)
+            if removed is not None and removed.number == number and parent.path() == path:
                 del parent.removed[name]
         _settle_below(tree.root)
 

@@ -140,8 +140,8 @@ class LiveBranches:
         row = self._journal.branch(repo, branch, head.commit or "")
         base = self._root(CommitId(row.base) if row.base else None)
         tree = Worktree(
-            row, base, nodes=self._repository.inline, chunks=self._inline_chunks, journal=self._journal,
-            staging=self._staging, numbers=self._numbers, on_change=lambda: None,
+            row, base, nodes=self._repository.inline, blocking=self._repository.nodes, chunks=self._inline_chunks,
+            journal=self._journal, staging=self._staging, numbers=self._numbers, on_change=lambda: None,
         )
         if head.head.pipeline:
             tree.read_only = f"{repo}/{branch} is the output of pipeline {head.head.pipeline}"
@@ -154,7 +154,7 @@ class LiveBranches:
             adopt(tree, root, changes, frozenset())
             live.base, at = root, commit
 
-        records = replay(tree, self._repository.nodes, follow)
+        records = replay(tree, follow)
         live.done = 0 if records else tree.last_record
         if (head.commit or "") != at:
             follow(head.commit or "")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from vfsd.model.entry import Entry, Kind, Ref
 from vfsd.worktree.records import Attributes
@@ -10,6 +10,14 @@ from vfsd.worktree.staging import StagedFile
 
 if TYPE_CHECKING:
     from vfsd.worktree.worktree import Worktree
+
+
+class Removed(NamedTuple):
+    """A name that is in the commit and not, or as another inode, in the head. number: of the change. directory: whether
+    the commit has a directory there."""
+
+    number: int
+    directory: bool
 
 
 class WorkNode:
@@ -23,7 +31,7 @@ class WorkNode:
     __slots__ = (
         "atime", "below", "changed", "children", "closed", "ctime", "entry", "file", "gid", "head", "ino",
         "kind", "link", "links", "lookups", "mode", "mtime", "name", "opens", "parent", "placed", "rdev", "removed",
-        "target", "tree", "uid", "writers", "xattrs",
+        "subdirectories", "target", "tree", "uid", "unseen", "writers", "xattrs",
     )
 
     def __init__(self, head: Worktree, ino: int, kind: int, name: bytes, parent: WorkNode | None) -> None:
@@ -44,12 +52,13 @@ class WorkNode:
         self.entry: Entry | None = None
         self.tree: Ref | None = None
         self.children: dict[bytes, WorkNode] = {}
-        self.removed: dict[bytes, int] = {}  # names that the commit has and the head does not → number of the change
+        self.removed: dict[bytes, Removed] = {}  # names that the commit has and the head does not, or has anew
+        self.subdirectories = 0
         self.file: StagedFile | None = None
         self.closed: StagedFile | None = None  # last closed, uncommitted bytes while `file` is being written anew
-        self.link = 0  # random number that the names of a hard-linked file share in commits; 0: it has one name
-        self.links: list[tuple[WorkNode, bytes]] = []  # further names of a hard-linked file
-        self.link = 0  # number that its names share in commits, once it has several
+        self.link = 0  # number that the names of a hard-linked file share in commits, once it has several
+        self.links: list[tuple[WorkNode, bytes]] = []  # its names but the first
+        self.unseen = 0  # how many more it has that this head has not come across
         self.changed = 0
         self.below = False
         self.placed = False
@@ -68,10 +77,26 @@ class WorkNode:
 
     @property
     def nlink(self) -> int:
-        """Names that this head knows of."""
+        """How many names it has; a directory has its own, `.`, and `..` in each of those below it."""
         if self.kind == Kind.DIR:
-            return 2
-        return len(self.links) + (self.parent is not None)
+            return 0 if self.parent is None and self.name else 2 + self.subdirectories
+        return len(self.links) + (self.parent is not None) + self.unseen
+
+    def names(self) -> list[tuple[WorkNode, bytes]]:
+        """(directory, name) of each name that this head knows of."""
+        first = [] if self.parent is None else [(self.parent, self.name)]
+        return [*first, *self.links]
+
+    def lose(self, parent: WorkNode, name: bytes) -> None:
+        """One of its names is gone."""
+        names = self.names()
+        names.remove((parent, name))
+        if names:
+            self.parent, self.name = names.pop(0)
+            self.links = names
+        else:
+            self.parent = None
+            self.name = self.name or b"?"
 
     @property
     def attributes(self) -> Attributes:
@@ -88,11 +113,19 @@ class WorkNode:
         self.entry = entry
         self.mode, self.uid, self.gid = entry.mode, entry.uid, entry.gid
         self.mtime = self.ctime = entry.mtime
-        self.atime = max(self.atime, entry.mtime)
+        self.atime = max(self.atime or entry.mtime, entry.mtime)
         more = entry.more
         self.target, self.rdev, self.link, self.xattrs = more.target, more.rdev, more.link, dict(more.xattrs)
+        self.unseen = max(0, more.names - len(self.links) - (self.parent is not None))
         if self.kind == Kind.DIR:
             self.tree = entry.node
+            self.count_directories()
+
+    def count_directories(self) -> None:
+        """Count the directories in it anew, over another `tree`."""
+        own = sum(child.kind == Kind.DIR and not child.placed for child in self.children.values())
+        gone = sum(removed.directory for removed in self.removed.values())
+        self.subdirectories = (0 if self.tree is None else self.tree.directories) + own - gone
 
     def paths(self) -> list[tuple[bytes, ...] | None]:
         """Where it is in the branch under each of its names."""

@@ -8,7 +8,6 @@ from collections.abc import Callable
 
 from vfsd.model.entry import Kind
 from vfsd.model.errors import NotFound, Refused, VfsdError
-from vfsd.repo.nodes import NodeSource
 from vfsd.worktree.node import WorkNode
 from vfsd.worktree.records import (
     AttributesRecord,
@@ -29,11 +28,11 @@ from vfsd.worktree.worktree import Worktree
 log = logging.getLogger(__name__)
 
 
-def replay(tree: Worktree, nodes: NodeSource, follow: Callable[[str], None] | None = None) -> int:
+def replay(tree: Worktree, follow: Callable[[str], None] | None = None) -> int:
     """Apply the journal's records to the head, which stands at their base; how many. `follow` brings it to another
-    commit, as it did when the record of that was written. Blocks: `nodes` may ask the store."""
+    commit, as it did when the record of that was written. Blocks: it may ask the store."""
     records = tree.journal.records(tree.row.id)
-    inline, tree.nodes = tree.nodes, nodes
+    inline, tree.nodes = tree.nodes, tree.blocking
     tree.replaying = True
     try:
         for seq, data in records:
@@ -90,6 +89,7 @@ def _file(tree: Worktree, record: FileRecord, seq: int) -> None:
         node = tree.make(parent, record.path[-1], Kind.FILE, at.mode, at.uid, at.gid)
     if node.kind != Kind.FILE:
         raise Refused(21, f"{record.path[-1]!r} is not a file any more")
+    tree.need_names(node)
     old, node.file = node.file, file
     if old is not None:
         old.superseded_by(file)

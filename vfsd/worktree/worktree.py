@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import errno
 import itertools
-import secrets
 import time
 from collections.abc import Callable, Iterator
 
 from vfsd.index.journal import BranchRow, JournalFile
 from vfsd.model.entry import Entry, Kind, storable_time
-from vfsd.model.errors import Refused
+from vfsd.model.errors import NotCached, Refused
 from vfsd.repo.chunklist import Content, content_of
 from vfsd.repo.content import ChunkSource, read_content
 from vfsd.repo.directory import entries, lookup
+from vfsd.repo.links import linked_names, new_link
 from vfsd.repo.nodes import NodeSource
 from vfsd.worktree import versions
-from vfsd.worktree.node import WorkNode
+from vfsd.worktree.node import Removed, WorkNode
 from vfsd.worktree.records import (
     Attributes,
     AttributesRecord,
@@ -34,12 +34,14 @@ from vfsd.worktree.records import (
 )
 from vfsd.worktree.staging import StagedFile, Staging
 
+Found = dict[int, list[tuple[WorkNode, tuple[bytes, ...]]]]  # link number → (directory, path below it) of names
 MAX_NAME = 255
 MAX_FILE = 1 << 62
 
 
 class Worktree:
-    """A branch's head on this node. `on_change` is called after each change that a commit would hold."""
+    """A branch's head on this node. `on_change` is called after each change that a commit would hold. `nodes` says
+    NotCached where `blocking`, for threads, asks the store."""
 
     def __init__(
         self,
@@ -47,6 +49,7 @@ class Worktree:
         root: Entry,
         *,
         nodes: NodeSource,
+        blocking: NodeSource,
         chunks: ChunkSource,
         journal: JournalFile,
         staging: Staging,
@@ -55,6 +58,7 @@ class Worktree:
     ) -> None:
         self.row = row
         self.nodes = nodes
+        self.blocking = blocking
         self.journal = journal
         self.staging = staging
         self.last_record = 0
@@ -63,7 +67,8 @@ class Worktree:
         self.on_change = on_change
         self.read_only = ""  # why users may not write here; empty when they may
         self._changes = itertools.count(1)
-        self._linked: dict[int, WorkNode] = {}  # link number → the inode that its names share
+        self.linked: dict[int, WorkNode] = {}  # link number → the inode that its names share
+        self.found: Found = {}  # names of hard-linked files that a search found
         self.replaying = False
         self.root = WorkNode(self, next(numbers), Kind.DIR, b"", None)
         self.root.adopt(root)
@@ -77,17 +82,16 @@ class Worktree:
         node = parent.children.get(name)
         if node is not None or name in parent.removed or parent.tree is None:
             return node
-        if len(name) > MAX_NAME:
-            raise Refused(errno.ENAMETOOLONG)
         entry = lookup(self.nodes, parent.tree, name)
         return None if entry is None else self.materialise(parent, entry)
 
     def materialise(self, parent: WorkNode, entry: Entry) -> WorkNode:
         """The inode of a committed entry that has none yet."""
         link = entry.more.link
-        node = self._linked.get(link) if link else None
-        if node is not None and node.entry is not None and node.entry.digest == entry.digest:
+        node = self.linked.get(link) if link else None
+        if node is not None and node.parent and node.entry is not None and node.entry.digest == entry.digest:
             node.links.append((parent, entry.name))
+            node.unseen = max(0, node.unseen - 1)
             if node.changed:
                 _mark_above(parent)  # the change is one of this name too
         else:
@@ -95,7 +99,7 @@ class Worktree:
             node.adopt(entry)
             node.placed = True
             if link:
-                self._linked[link] = node
+                self.linked[link] = node
         parent.children[entry.name] = node
         return node
 
@@ -125,14 +129,53 @@ class Worktree:
         if node.lookups or node.opens or node.changed or node.below or node.children or node.parent is None:
             self._discard_unused(node)
             return
-        if node.removed or node.links or not node.placed:
+        if node.removed or not node.placed:
             return
-        parent = node.parent
-        if parent.children.get(node.name) is node:
-            del parent.children[node.name]
-            if not parent.lookups:
-                self.forget(parent)
-        self._linked.pop(node.link, None)
+        if self.linked.get(node.link) is node:
+            del self.linked[node.link]
+        for parent, name in node.names():
+            if parent.children.get(name) is node:
+                del parent.children[name]
+                if not parent.lookups:
+                    self.forget(parent)
+
+    # Hard links
+
+    def need_names(self, node: WorkNode) -> None:
+        """Know all names of a file before it changes: a commit has to hold the change under each of them."""
+        if not node.unseen:
+            return
+        if node.link not in self.found:
+            search = self._search()
+            if not self.replaying:
+                raise NotCached(("names", self.row.id), search)
+            search()
+        for top, path in self.found.get(node.link, ()):
+            where: WorkNode | None = top
+            for name in path:
+                where = None if where is None or where.kind != Kind.DIR else self.lookup(where, name)
+        self.found.pop(node.link, None)
+        node.unseen = 0
+
+    def _search(self) -> Callable[[], None]:
+        """What finds, in a thread, the names of hard-linked files that this head has not come across."""
+        places = []
+        todo = [self.root]
+        while todo:
+            node = todo.pop()
+            todo += [child for child in node.children.values() if child.kind == Kind.DIR]
+            if node.tree is not None and node.tree.linked:
+                places.append((node, node.tree, {*node.children, *node.removed}))
+        found: Found = {}
+
+        def run() -> None:
+            for node, tree, seen in places:
+                for path, entry in linked_names(self.blocking, tree):
+                    if path[0] not in seen:
+                        found.setdefault(entry.more.link, []).append((node, path))
+            self.found = found
+
+        return run
 
     # Making and removing names
 
@@ -166,6 +209,7 @@ class Worktree:
         node = self._existing(parent, name)
         if node.kind == Kind.DIR:
             raise Refused(errno.EISDIR)
+        self.need_names(node)
         if not versions.is_new(node):
             self.record(RemoveRecord((*self._path(parent), name)))
         self._unbind(parent, name, node)
@@ -194,13 +238,13 @@ class Worktree:
         path = node.path()
         if path is None:
             raise Refused(errno.ENOENT)
+        self.need_names(node)
         versions.record_new(self, node)
         self.record(LinkRecord(path, (*self._path(parent), name)))
-        node.link = node.link or secrets.randbits(62) + 1
-        self._linked[node.link] = node
+        node.link = node.link or new_link()
+        self.linked[node.link] = node
         node.links.append((parent, name))
         parent.children[name] = node
-        parent.removed.pop(name, None)
         self._changed_names(parent)
         node.ctime = _now()
         self._touch(node)
@@ -213,6 +257,8 @@ class Worktree:
             raise Refused(errno.ENAMETOOLONG)
         other = self.lookup(to, new)
         self._need_linked(to)
+        if flags & ~3 or flags == 3:
+            raise Refused(errno.EINVAL)
         if flags & 1 and other is not None:
             raise Refused(errno.EEXIST)
         exchange = bool(flags & 2)
@@ -224,10 +270,13 @@ class Worktree:
             return None
         if other is not None and not exchange:
             self._check_replace(node, other)
+            self.need_names(other)
         for each in (node, other) if exchange else (node,):
             if each is not None:
                 versions.record_new(self, each)
         self.record(MoveRecord((*self._path(parent), name), (*self._path(to), new), exchange))
+        if node.kind == Kind.DIR or (other is not None and other.kind == Kind.DIR):
+            self.found = {}
         if other is not None:
             self._unbind(to, new, other)
         self._unbind(parent, name, node)
@@ -259,6 +308,7 @@ class Worktree:
         mtime: int | None = None, atime: int | None = None,
     ) -> None:
         """chmod, chown, utimens. atime is not kept in versions."""
+        self.need_names(node)
         if mode is not None:
             node.mode = mode & 0o7777
         if uid is not None:
@@ -277,9 +327,10 @@ class Worktree:
         """Set, or with None remove, an extended attribute. A branch's root has none: commits do not hold them."""
         if node is self.root:
             raise Refused(errno.ENOTSUP)
+        if value is None and name not in node.xattrs:
+            raise Refused(errno.ENODATA)
+        self.need_names(node)
         if value is None:
-            if name not in node.xattrs:
-                raise Refused(errno.ENODATA)
             del node.xattrs[name]
         else:
             node.xattrs = dict(sorted({**node.xattrs, name: value}.items()))
@@ -297,6 +348,8 @@ class Worktree:
 
     def opened(self, node: WorkNode, *, write: bool, truncate: bool) -> None:
         """A file was opened."""
+        if truncate:
+            self.need_names(node)
         node.opens += 1
         node.writers += write
         if truncate and (node.size or node.file is not None):
@@ -315,6 +368,7 @@ class Worktree:
         """Write; how many bytes."""
         if offset + len(data) > MAX_FILE:
             raise Refused(errno.EFBIG)
+        self.need_names(node)
         versions.writable(self, node).write(offset, data)
         self._wrote(node)
         return len(data)
@@ -325,6 +379,7 @@ class Worktree:
             raise Refused(errno.EISDIR)
         if size > MAX_FILE:
             raise Refused(errno.EFBIG)
+        self.need_names(node)
         if size == 0:
             versions.replace(self, node, StagedFile(self.staging, branch=self.row.id))
         else:
@@ -387,28 +442,26 @@ class Worktree:
     # The names of a directory
 
     def _bind(self, parent: WorkNode, name: bytes, node: WorkNode) -> None:
-        parent.children[name] = node
-        if name in parent.removed:
-            # The commit has another entry under this name: the new one replaces it.
-            del parent.removed[name]
+        parent.children[name] = node  # over what is in `removed`: it may be long until a commit can hold the new one
         if node.parent is None:
             node.parent, node.name, node.placed = parent, name, False
+            parent.subdirectories += node.kind == Kind.DIR
         else:
             node.links.append((parent, name))
         self._changed_names(parent)
 
     def _unbind(self, parent: WorkNode, name: bytes, node: WorkNode) -> None:
         parent.children.pop(name, None)
-        parent.removed[name] = next(self._changes)
-        if node.parent is parent and node.name == name:
-            if node.links:
-                node.parent, node.name = node.links.pop(0)
-            else:
-                node.parent = None
-                node.name = node.name or b"?"
-        else:
-            node.links = [link for link in node.links if link != (parent, name)]
+        had = parent.removed.get(name)
+        directory = node.kind == Kind.DIR
+        parent.removed[name] = Removed(next(self._changes), directory and node.placed if had is None else had.directory)
+        parent.subdirectories -= directory
+        node.lose(parent, name)
         node.ctime = _now()
+        if node.parent is not None:
+            self._touch(node)  # its other names say in commits how many there are
+        elif self.linked.get(node.link) is node:
+            del self.linked[node.link]
         self._changed_names(parent)
 
     def _changed_names(self, parent: WorkNode) -> None:
@@ -463,6 +516,7 @@ class Worktree:
 
     def new_attributes(self, node: WorkNode, attributes: Attributes) -> None:
         """Set attributes as a journal record has them."""
+        self.need_names(node)
         node.set_attributes(attributes)
         node.ctime = node.mtime
         self._touch(node)

@@ -22,6 +22,7 @@ from vfsd.model.entry import KIND_OF, Entry, Kind
 from vfsd.model.errors import InvalidArgument, ReadOnly
 from vfsd.model.location import Location
 from vfsd.repo.ingest import Ingest, local_errors
+from vfsd.repo.links import relink
 from vfsd.repo.repository import Build
 from vfsd.repo.tree import apply, change_set, find
 from vfsd.repo.writer import BlobWriter
@@ -95,7 +96,8 @@ def cp(invocation: Invocation, source: Spec, spec: Spec, message: str | None) ->
         writable_head(repository, where)
         edge = Provenance(from_commit.header.repo, from_commit.header.branch, from_commit.id)
         with closing(repository.writer()) as writer:
-            change = _placing(opened, target, entry)
+            copy = relink(repository.nodes, writer, entry, os.fsencode(f"{source.text} {spec.text}"))
+            change = _placing(opened, target, copy)
             _commit(invocation, opened, writer, where, change, message, f"copy {source.text}", (edge,))
 
 

@@ -13,7 +13,8 @@ from vfsd.worktree.node import WorkNode
 
 FOREVER = 10 * 365 * 86400.0  # seconds: a snapshot never changes
 UNTIL_TOLD = 3600.0  # a live branch changes only through the kernel, or with a notification
-MOMENT = 0.0  # the namespace's own folders
+MOMENT = 1.0  # names of repos and branches, which others make and remove
+NOT_AT_ALL = 0.0  # names such as `main@~1`, which mean another commit after the next
 
 _UID, _GID = os.geteuid(), os.getegid()
 
@@ -40,7 +41,7 @@ def _work(found: pyfuse3.EntryAttributes, node: WorkNode) -> None:
     found.st_uid, found.st_gid, found.st_rdev = node.uid, node.gid, node.rdev
     found.st_size = node.size
     found.st_mtime_ns, found.st_ctime_ns = node.mtime, node.ctime
-    found.st_atime_ns = max(node.atime, 0)
+    found.st_atime_ns = node.atime
     found.entry_timeout = found.attr_timeout = UNTIL_TOLD
     if node is node.head.root:
         found.entry_timeout = MOMENT
@@ -49,13 +50,15 @@ def _work(found: pyfuse3.EntryAttributes, node: WorkNode) -> None:
 def _snapshot(found: pyfuse3.EntryAttributes, node: SnapNode) -> None:
     entry = node.entry
     found.st_mode = pyfuse3.ModeT(entry.st_mode & ~0o222 if entry.kind != Kind.SYMLINK else entry.st_mode)
-    found.st_nlink = 2 if entry.kind == Kind.DIR else 1
+    found.st_nlink = max(1, entry.more.names)
+    if entry.kind == Kind.DIR:
+        found.st_nlink = 2 + (0 if entry.node is None else entry.node.directories)
     found.st_uid, found.st_gid, found.st_rdev = entry.uid, entry.gid, entry.more.rdev
     found.st_size = 0 if entry.kind == Kind.DIR else entry.size
     found.st_mtime_ns = found.st_ctime_ns = found.st_atime_ns = entry.mtime
     found.entry_timeout = found.attr_timeout = FOREVER
-    if node.parent is None:
-        found.entry_timeout = MOMENT  # ~1, a tag or a time may mean another commit later
+    if node is node.top:
+        found.entry_timeout = NOT_AT_ALL
 
 
 def _folder(found: pyfuse3.EntryAttributes, node: Folder, started: int) -> None:

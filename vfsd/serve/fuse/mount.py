@@ -59,7 +59,7 @@ def check_mountpoint(path: str) -> str:
         raise AccessDenied("/dev/fuse cannot be opened: run as root, or let this user read and write it")
     path = os.path.abspath(path)
     try:
-        os.stat(path)
+        os.statvfs(path)  # asks the daemon, where stat(2) may know the answer still
     except OSError as error:
         if error.errno != errno.ENOTCONN:
             raise NotFound(f"mountpoint {path}: {error.strerror}: make the directory first") from None

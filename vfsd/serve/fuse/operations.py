@@ -11,6 +11,7 @@ import inspect
 import logging
 import os
 import stat
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import TypeVar
 
@@ -21,7 +22,7 @@ from pyfuse3 import EntryAttributes, FileHandleT, FileInfo, FUSEError, InodeT, R
 from vfsd.model.entry import KIND_OF, Entry, Kind
 from vfsd.model.errors import NotCached, VfsdError
 from vfsd.repo.chunklist import content_of
-from vfsd.serve.fuse.attributes import attributes
+from vfsd.serve.fuse.attributes import FOREVER, attributes
 from vfsd.serve.loads import Loads
 from vfsd.serve.readahead import Readahead, Reader
 from vfsd.serve.view import Folder, Node, SnapNode, View
@@ -31,6 +32,8 @@ from vfsd.worktree.node import WorkNode
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 MAX_XATTR = 64 << 10
+DOTS = 2  # `.` and `..`, the first two positions of each directory
+POSITIONS = 1 << 16  # names of an open directory that are remembered for seekdir(3)
 _USER = b"user."
 
 
@@ -46,15 +49,38 @@ class OpenFile:
 
 
 class OpenDirectory:
-    """An open directory: where its listing is. `number` counts the names that were handed out."""
+    """An open directory: where its listing is. `number` counts the names that were handed out, the position that the
+    kernel knows; `names` are the last of them, so that it may go back to a position whatever was removed meanwhile."""
 
-    __slots__ = ("last", "listing", "node", "number")
+    __slots__ = ("last", "listing", "names", "node", "number")
 
     def __init__(self, node: Node) -> None:
         self.node = node
         self.listing: Iterator[tuple[bytes, Node | Entry | None]] | None = None
+        self.names: deque[bytes] = deque(maxlen=POSITIONS)
         self.last: bytes | None = None
         self.number = 0
+
+    def handed_out(self, name: bytes) -> None:
+        """The kernel has taken a name."""
+        self.number += 1
+        self.last = name
+        self.names.append(name)
+
+    def begin(self) -> None:
+        """Go back to the first name."""
+        self.number, self.last, self.listing = 0, None, None
+        self.names.clear()
+
+    def go_back(self, number: int) -> bool:
+        """Go back to behind the first `number` names; whether these are known."""
+        back = self.number - number
+        if not 0 < number <= self.number or back >= len(self.names):
+            return False
+        for _ in range(back):
+            self.names.pop()
+        self.number, self.last, self.listing = number, self.names[-1], None
+        return True
 
 
 def guarded(operations: type[T]) -> type[T]:
@@ -106,11 +132,15 @@ class Operations(pyfuse3.Operations):
             first = miss
         except VfsdError as error:
             raise self._errno(error) from None
+        except OSError as error:
+            raise FUSEError(error.errno or errno.EIO) from None
         try:
             await self._loads.load(first)
             return await self._loads.run(operation)
         except VfsdError as error:
             raise self._errno(error) from None
+        except OSError as error:
+            raise FUSEError(error.errno or errno.EIO) from None
 
     def _errno(self, error: VfsdError) -> FUSEError:
         if error.errno == errno.EIO:
@@ -149,7 +179,10 @@ class Operations(pyfuse3.Operations):
         node = await self._run(lambda: self._view.lookup(parent, name))
         if node is None:
             raise FUSEError(errno.ENOENT)
-        return self._entry(node)
+        entry = self._entry(node)
+        if isinstance(node, SnapNode) and node is node.top and name.endswith(b"@" + node.commit.encode()):
+            entry.entry_timeout = FOREVER  # the whole id of a commit, which never means another
+        return entry
 
     async def forget(self, inode_list: Sequence[tuple[InodeT, int]]) -> None:
         for inode, count in inode_list:
@@ -180,8 +213,11 @@ class Operations(pyfuse3.Operations):
 
     async def readdir(self, fh: FileHandleT, start_id: int, token: pyfuse3.ReaddirToken) -> None:
         directory = self._directories[fh]
-        if start_id != directory.number or directory.listing is None:
-            await self._seek(directory, start_id)
+        for number, name in enumerate((b".", b"..")[start_id:], start_id + 1):
+            dots = self._attributes(directory.node)  # no lookup: the kernel does not count these two
+            if not pyfuse3.readdir_reply(token, pyfuse3.FileNameT(name), dots, number):
+                return
+        await self._seek(directory, max(0, start_id - DOTS))
         while True:
             item = await self._next(directory)
             if item is None:
@@ -189,26 +225,25 @@ class Operations(pyfuse3.Operations):
             name, node = item
             # Counted before the kernel is told, taken back when it has no room for the name.
             entry = self._entry(node)
-            if not pyfuse3.readdir_reply(token, pyfuse3.FileNameT(name), entry, directory.number + 1):
+            if not pyfuse3.readdir_reply(token, pyfuse3.FileNameT(name), entry, DOTS + directory.number + 1):
                 node.lookups -= 1
                 if not node.lookups and self._view.forget(node):
                     self._nodes.pop(node.ino, None)
                 directory.listing = None  # begins again behind the last name that was taken
                 return
-            directory.number += 1
-            directory.last = name
+            directory.handed_out(name)
 
-    async def _seek(self, directory: OpenDirectory, start_id: int) -> None:
-        if start_id == directory.number and start_id:
+    async def _seek(self, directory: OpenDirectory, position: int) -> None:
+        """Have the listing go on behind the first `position` names."""
+        if position != directory.number and not directory.go_back(position):
+            directory.begin()
+        if directory.listing is None:
             directory.listing = self._view.listing(directory.node, directory.last)
-            return
-        directory.listing, directory.last, directory.number = self._view.listing(directory.node, None), None, 0
-        while directory.number < start_id:
+        while directory.number < position:
             item = await self._next(directory)
             if item is None:
                 return
-            directory.number += 1
-            directory.last = item[0]
+            directory.handed_out(item[0])
 
     async def _next(self, directory: OpenDirectory) -> tuple[bytes, Node] | None:
         """The next name that still exists, with its node."""
@@ -356,10 +391,7 @@ class Operations(pyfuse3.Operations):
     async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:
         node = self._files[fh].node
         assert isinstance(node, WorkNode)
-        try:
-            return await self._run(lambda: node.head.write(node, off, buf))
-        except OSError as error:
-            raise FUSEError(error.errno or errno.EIO) from None
+        return await self._run(lambda: node.head.write(node, off, buf))
 
     async def flush(self, fh: FileHandleT) -> None:
         file = self._files[fh]
@@ -403,10 +435,7 @@ class Operations(pyfuse3.Operations):
     ) -> EntryAttributes:
         node = self._work(inode)
         if fields.update_size:
-            try:
-                await self._run(lambda: node.head.truncate(node, attr.st_size))
-            except OSError as error:
-                raise FUSEError(error.errno or errno.EIO) from None
+            await self._run(lambda: node.head.truncate(node, attr.st_size))
         wanted: dict[str, int] = {}
         if fields.update_mode:
             wanted["mode"] = stat.S_IMODE(attr.st_mode)
@@ -419,7 +448,7 @@ class Operations(pyfuse3.Operations):
         if fields.update_atime:
             wanted["atime"] = attr.st_atime_ns
         if wanted:
-            self._locally(lambda: node.head.set_attributes(node, **wanted))
+            await self._run(lambda: node.head.set_attributes(node, **wanted))
         return self._attributes(node)
 
     async def getxattr(self, inode: InodeT, name: bytes, ctx: RequestContext) -> bytes:
@@ -437,11 +466,11 @@ class Operations(pyfuse3.Operations):
         if len(value) > MAX_XATTR:
             raise FUSEError(errno.E2BIG)
         node = self._work(inode)
-        self._locally(lambda: node.head.set_xattr(node, name, value))
+        await self._run(lambda: node.head.set_xattr(node, name, value))
 
     async def removexattr(self, inode: InodeT, name: bytes, ctx: RequestContext) -> None:
         node = self._work(inode)
-        self._locally(lambda: node.head.set_xattr(node, name, None))
+        await self._run(lambda: node.head.set_xattr(node, name, None))
 
     async def statfs(self, ctx: RequestContext) -> pyfuse3.StatvfsData:
         disk = os.statvfs(self._view.staging_folder)
