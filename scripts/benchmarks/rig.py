@@ -82,6 +82,26 @@ def machine() -> str:
     return f"{os.cpu_count()} x {model}, Linux {platform.release()}, Python {platform.python_version()}"
 
 
+def disk(folder: Path) -> str:
+    """The filesystem that a folder is on, as in "ext4 on /dev/vda"."""
+    inside = [(point, kind) for point, kind in _mounts() if folder.is_relative_to(point)]
+    return max(inside, key=lambda one: len(one[0]))[1]
+
+
+def mounted(point: Path) -> bool:
+    """Whether something is mounted there; asks the kernel's table, not the mount, which may hang."""
+    return any(Path(one) == point for one, _ in _mounts())
+
+
+def _mounts() -> Iterator[tuple[str, str]]:
+    """Mount point, and filesystem with its source; format: proc(5), /proc/pid/mountinfo."""
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        left, _, right = line.partition(" - ")
+        point = left.split()[4].encode().decode("unicode_escape")
+        kind, source, *_ = right.split()
+        yield point, f"{kind} on {source}"
+
+
 def table(titles: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Print rows in columns, the machine above them."""
     print(machine())

@@ -187,7 +187,7 @@ ASKED = (
     "diff texts/main@~1 texts/main", "lineage texts/main", "lineage texts/main/d/a --down", "ls", "ls texts/main",
     "ls texts/main/d", "stat texts/main/d/a", "status", "pipeline list", "pipeline inspect p", "index rebuild",
     "commit texts/main", "commit start texts/main", "commit abort texts/main", "cp texts/main/d texts/main/e",
-    "branch inspect texts/main",
+    "branch inspect texts/main", "fsck",
 )  # fmt: skip
 
 
