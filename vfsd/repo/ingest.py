@@ -1,4 +1,4 @@
-"""Local directories into trees and back: what `put`, `get` and a datum's output use."""
+"""Local directories into trees and back: what `put`, `watch`, `get` and a datum's output use."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from vfsd.model.entry import (
 from vfsd.model.errors import AccessDenied, NoSpace, NotFound, Unavailable, VfsdError
 from vfsd.repo.chunker import BlobSink, Chunker
 from vfsd.repo.chunklist import content_of, iter_chunks
+from vfsd.repo.closed import ClosedFile
 from vfsd.repo.directory import DirectoryBuilder, entries
 from vfsd.repo.nodes import NodeSource
 
@@ -38,28 +39,33 @@ class Ingest:
     """Stores local files and directories; memory stays at a few chunks and one open node a level.
 
     `origin` marks every file with the datum that wrote it. Symlinks are kept as they are; owners, modes and mtimes
-    too. Hard links become files of their own content, which is stored once.
+    too. Hard links become files of their own content, which is stored once. With `only_closed` a file that somebody
+    writes is BeingWritten instead of half a version.
     """
 
     def __init__(
-        self, chunker: Chunker, sink: BlobSink, nodes: NodeSource, *, origin: bytes = b"", progress: Progress = _quiet
+        self, chunker: Chunker, sink: BlobSink, nodes: NodeSource, *, origin: bytes = b"",
+        progress: Progress = _quiet, only_closed: bool = False,
     ) -> None:
         self._chunker = chunker
         self._sink = sink
         self._nodes = nodes
         self._origin = origin
         self._progress = progress
+        self._only_closed = only_closed
 
     def path(self, path: bytes, name: bytes) -> Entry:
         """The entry `name` for what is at a local path, everything below it included."""
         with local_errors(path):
             status = os.lstat(path)
-            kind = KIND_OF[stat.S_IFMT(status.st_mode)]
-            if kind == Kind.DIR:
+            if stat.S_ISDIR(status.st_mode):
                 return self._directory(path, name, status)
-            if kind == Kind.FILE:
-                return self._file(path, name, status)
-            return self._special(path, name, kind, status)
+            return self.one(path, name, status)
+
+    def one(self, path: bytes, name: bytes, status: os.stat_result) -> Entry:
+        """The entry `name` for a local path that lstat(2) says is no directory. OSError, BeingWritten."""
+        kind = KIND_OF[stat.S_IFMT(status.st_mode)]
+        return self._file(path, name) if kind == Kind.FILE else self._special(path, name, kind, status)
 
     def _directory(self, path: bytes, name: bytes, status: os.stat_result) -> Entry:
         builder = DirectoryBuilder(self._sink)
@@ -70,11 +76,16 @@ class Ingest:
             mtime=storable_time(status.st_mtime_ns),
         )
 
-    def _file(self, path: bytes, name: bytes, status: os.stat_result) -> Entry:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    def _file(self, path: bytes, name: bytes) -> Entry:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)  # it may be no file by now
         try:
-            size = os.fstat(fd).st_size
-            content = self._chunker.cut_reader(lambda at, count: _pread(fd, at, count), size, self._sink, self._nodes)
+            closed = ClosedFile(fd) if self._only_closed else None
+            status = os.fstat(fd) if closed is None else closed.status
+            content = self._chunker.cut_reader(
+                lambda at, count: _pread(fd, at, count), status.st_size, self._sink, self._nodes
+            )
+            if closed is not None:
+                closed.check()
         finally:
             os.close(fd)
         self._progress(1, content.size)
