@@ -44,6 +44,7 @@ SECTIONS: dict[str, tuple[Listed, ...]] = {
     "The store": (
         Listed("init", "vfsd.daemon.commands.init", "init", "Make a store."),
         Listed("index", "vfsd.daemon.commands.index", "index", "Look after this node's index of the store."),
+        Listed("fsck", "vfsd.daemon.commands.fsck", "fsck", "Check that the store is whole."),
     ),
     "Versions": (
         Listed("repo", "vfsd.daemon.commands.repos", "repo", "Create, list, inspect and delete repos."),
@@ -65,6 +66,7 @@ SECTIONS: dict[str, tuple[Listed, ...]] = {
         Listed("stat", "vfsd.daemon.commands.reading", "stat", "Show all that is known of a file or directory."),
         Listed("get", "vfsd.daemon.commands.reading", "get", "Copy a file or directory out of the store."),
         Listed("put", "vfsd.daemon.commands.writing", "put", "Copy a local file or directory into a branch."),
+        Listed("watch", "vfsd.daemon.commands.watching", "watch", "Commit what happens in a local directory."),
         Listed("cp", "vfsd.daemon.commands.writing", "cp", "Copy within the store."),
         Listed("rm", "vfsd.daemon.commands.writing", "rm", "Remove a file or directory from a branch."),
     ),

@@ -1,0 +1,359 @@
+"""Checks trees and what they point to, each pointer once, in memory that does not grow with the store.
+
+Tree nodes are read container by container, the newest first: nodes point to older ones, so that nearly every object is
+read once and whole. Chunks are only looked up in the listing, or read in long ranges as they lie. Where a pointer's
+place is not there any more, bytes may have moved: then the index is asked, as readers do, and then the directories of
+packs and commits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import msgspec
+
+from vfsd.index.index import Index, PlaceRow
+from vfsd.index.survey import ChunkRow, PendingRow, Survey
+from vfsd.model.entry import Chunk, Entry, Place, Ref
+from vfsd.model.errors import Damaged, NotFound
+from vfsd.model.ids import ChunkId, CommitId, PackId, hash_bytes
+from vfsd.model.node import Leaf, Node, check_node, decode_node
+from vfsd.repo.ahead import ahead
+from vfsd.repo.commit_object import parse
+from vfsd.repo.nodes import MAX_NODE
+from vfsd.repo.pack import Blob, read_directory
+from vfsd.repo.wellformed import Expected, children, chunks, entry_fault, faults
+from vfsd.store.api import ObjectStore
+from vfsd.store.blob import FRAME, MAX_STORED, check_chunk, container_key, decode_blob, read_chunk, read_stored
+
+AT_ONCE = 16  # requests under way
+MAX_LOADED = 64 << 20  # bytes of node containers in memory, where one is not larger
+SPAN = 8 << 20  # bytes of chunks read with one request
+SPANS = 4  # of these ahead
+GAP = 256 << 10  # bytes between two chunks that are read along, to save a request
+WRITTEN_WRONG = "the bytes are as they were written: write it again, and report this"
+
+_ENCODE = msgspec.msgpack.Encoder().encode
+_EXPECTED = msgspec.msgpack.Decoder(Expected)
+
+
+class Problem(msgspec.Struct, frozen=True):
+    """Something that is wrong. where: a SPEC, in the first commit where it was met, or a key. what: a sentence without
+    its full stop. remedy: what to do."""
+
+    where: str
+    what: str
+    remedy: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.what}: {self.remedy}"
+
+
+class Span(msgspec.Struct, frozen=True):
+    """Bytes `start` to `end` of a container, and the chunks in them."""
+
+    container: bytes
+    start: int
+    end: int
+    rows: list[ChunkRow]
+
+
+def back_from_backup(key: str) -> str:
+    """What to do about an object that is damaged or gone."""
+    return f"copy {key} back from a backup of the store"
+
+
+class TreeCheck:
+    """Takes roots in, then checks all below them. For one thread; `pool` does the requests."""
+
+    def __init__(
+        self, store: ObjectStore, index: Index, survey: Survey, pool: ThreadPoolExecutor, *, read_data: bool,
+        tell: Callable[[Problem], None], progress: Callable[[str, int], None],
+    ) -> None:
+        self._store = store
+        self._index = index
+        self._survey = survey
+        self._pool = pool
+        self._read_data = read_data
+        self._tell = tell
+        self._progress = progress
+        self._has_directories = False
+        self.nodes = 0  # tree nodes read
+        self.chunks = 0  # pointers to chunks; with read_data, chunks read
+        self.bytes = 0  # read from the store
+
+    # Taking roots
+
+    def add_tree(self, where: str, ref: Ref) -> None:
+        """Check the directory `ref` points to."""
+        self._point(0, where.encode(errors="surrogateescape"), Expected(ref, True))
+
+    def add_entry(self, where: str, entry: Entry) -> None:
+        """Check one entry and all below it."""
+        step = self._survey.add_step(0, where.encode(errors="surrogateescape"))
+        fault = entry_fault(entry)
+        if fault:
+            self._told(step, b"", fault, WRITTEN_WRONG)
+        alone = Leaf([entry])
+        self._enter(step, ((b"", child) for _, child in children(alone)), ((b"", chunk) for _, chunk in chunks(alone)))
+
+    def visit(self, container: bytes, start: int, end: int, data: bytes) -> None:
+        """Check the nodes in line between two offsets of a container whose bytes from `start` are `data`. They may be
+        fewer than the listing said."""
+        while rows := self._survey.take_pending(container, start, end):
+            for row in rows:
+                self._node(row, data[row.offset - start : row.offset - start + row.length])
+            self._progress("tree nodes", len(rows))
+
+    def drain(self) -> None:
+        """Check all nodes in line, and those that they point to."""
+        while parts := self._next_parts():
+            for (container, start, end), data in ahead(self._pool, self._load, parts, len(parts)):
+                self.bytes += len(data)
+                self.visit(container, start, end, data)
+
+    def _next_parts(self) -> list[tuple[bytes, int, int]]:
+        parts: list[tuple[bytes, int, int]] = []
+        total = 0
+        for container in self._survey.next_containers(AT_ONCE):
+            end = self._survey.pending_end(container)
+            start = max(0, end - MAX_STORED)
+            total += end - start
+            if parts and total > MAX_LOADED:
+                break
+            parts.append((container, start, end))
+        return parts
+
+    def _load(self, part: tuple[bytes, int, int]) -> bytes:
+        container, start, end = part
+        try:
+            return self._store.get_range(container_key(container), start, end - start)
+        except NotFound:
+            return b""
+
+    # Nodes
+
+    def _node(self, row: PendingRow, stored: bytes) -> None:
+        expected = _EXPECTED.decode(row.expected)
+        try:
+            if len(stored) != row.length:
+                raise Damaged("the object is cut off, or gone")
+            node = _decoded(stored, expected.ref.id)
+        except Damaged as error:
+            self._bad_node(row, expected, str(error))
+            return
+        self._follow(row.step, node, expected)
+
+    def _bad_node(self, row: PendingRow, expected: Expected, error: str) -> None:
+        key = container_key(row.container)
+        what = f"{key} is damaged at offset {row.offset}: {error}"
+        for other in self._others(expected.ref.id, Place(row.container, row.offset, row.length)):
+            try:
+                node = _decoded(read_stored(self._store, other), expected.ref.id)
+            except Damaged:
+                continue
+            self._told(row.step, b"", what, _whole_copy(key, other))
+            self._follow(row.step, node, expected)
+            return
+        self._told(row.step, b"", f"{what}, and all below cannot be read", back_from_backup(key))
+
+    def _follow(self, step: int, node: Node, expected: Expected) -> None:
+        """Check a node and put what it points to in line."""
+        self.nodes += 1
+        for name, fault in faults(node, expected):
+            self._told(step, name, fault, WRITTEN_WRONG)
+        self._enter(step, children(node, expected.after), chunks(node))
+
+    def _enter(
+        self, step: int, nodes: Iterable[tuple[bytes, Expected]], pointers: Iterable[tuple[bytes, Chunk]]
+    ) -> None:
+        for name, child in nodes:
+            self._point(step, name, child)
+        rows = []
+        for name, chunk in pointers:
+            place = self._settle(step, name, chunk.id, chunk.place)
+            if not self._read_data:
+                self.chunks += 1
+            elif place is not None:
+                rows.append(ChunkRow(place.container, place.offset, chunk.id, place.length, chunk.size, step, name))
+        self._survey.add_chunks(rows)
+
+    def _point(self, parent: int, name: bytes, expected: Expected) -> None:
+        """Put the node that a pointer leads to in line, once."""
+        encoded = _ENCODE(expected)
+        if not self._survey.is_first(hash_bytes(encoded)[:16]):
+            return
+        step = self._survey.add_step(parent, name)
+        place = self._settle(step, b"", expected.ref.id, expected.ref.place)
+        if place is not None:
+            self._survey.add_pending(PendingRow(place.container, place.offset, place.length, step, encoded))
+
+    # Places
+
+    def size_of(self, container: bytes) -> int | None:
+        """Bytes of a pack or commit object; None when it is not there. One that is newer than the listing is found."""
+        size = self._survey.container_size(container)
+        if size is None and len(container) in {16, 32} and self._survey.is_first(hash_bytes(b"gone" + container)[:16]):
+            try:
+                stat = self._store.stat(container_key(container))
+            except NotFound:
+                return None
+            self._survey.add_containers([(container, stat.size, stat.modified)])
+            size = self._survey.container_size(container)
+        return size
+
+    def _is_inside(self, place: Place) -> bool:
+        if not 0 <= place.offset < 1 << 62 or not FRAME <= place.length <= MAX_STORED:
+            return False
+        size = self.size_of(place.container)
+        return size is not None and place.offset + place.length <= size
+
+    def _settle(self, step: int, name: bytes, blob: bytes, place: Place) -> Place | None:
+        """Where the bytes of a blob are, by the pointer, the index or, with a problem, the directories; None, with a
+        problem, when they are nowhere."""
+        if self._is_inside(place):
+            return place
+        known = self._index.place(blob)
+        if known is not None and self._is_inside(found := Place(known.container, known.offset, known.length)):
+            return found
+        if not self._survey.is_first(hash_bytes(b"lost" + blob + _ENCODE(place))[:16]):
+            return None
+        what, key = self._missing(place)
+        for other in self._others(blob, place):
+            self._told(step, name, what, f"`vfsd index rebuild` lets this node find the copy in {_key(other)}")
+            return other
+        path = hash_bytes(b"lost" + self._where(step, name).encode(errors="surrogateescape") + place.container)
+        if self._survey.is_first(path[:16]):  # of a large file in one pack one line is enough
+            self._told(step, name, f"{what}, and its bytes are nowhere else", back_from_backup(key))
+        return None
+
+    def _missing(self, place: Place) -> tuple[str, str]:
+        """(what is wrong with a place, the object's key)."""
+        try:
+            key = container_key(place.container)
+        except Damaged as error:
+            return str(error), "the store"
+        size = self.size_of(place.container)
+        if size is None:
+            return f"{key} is gone", key
+        return f"{key} has {size} bytes, too few for {place.length} at {place.offset}", key
+
+    def _others(self, blob: bytes, bad: Place) -> Iterator[Place]:
+        """Other places where a blob is said to lie, and something does."""
+        known = self._index.place(blob)
+        if not self._has_directories:
+            self._has_directories = True
+            self.check_directories(keep=True)
+        for row in (*([known] if known else []), *self._survey.blobs(blob)):
+            place = Place(row.container, row.offset, row.length)
+            if (row.container, row.offset) != (bad.container, bad.offset) and self._is_inside(place):
+                yield place
+
+    def check_directories(self, *, keep: bool = False) -> None:
+        """Read the directory of each pack. keep: and of each commit, and remember what they say."""
+        if self._has_directories and not keep:
+            return  # done before
+        listed = (item for item in self._survey.containers() if keep or len(item[0]) == 16)
+        for (container, _), found in ahead(self._pool, self._directory, listed, AT_ONCE):
+            if isinstance(found, Damaged):
+                key = container_key(container)
+                told = str(found).removeprefix(f"{key}: ")
+                self._tell(Problem(key, told, back_from_backup(key)))
+            elif keep:
+                rows = [PlaceRow(blob.id, container, blob.offset, blob.length) for blob in found]
+                self._survey.add_blobs(rows)
+
+    def _directory(self, listed: tuple[bytes, int]) -> list[Blob] | Damaged:
+        container, size = listed
+        try:
+            if len(container) == 16:
+                return read_directory(self._store, PackId(container), size)
+            data, _ = self._store.get(container_key(container))
+            return parse(data, CommitId(container.hex()))[0].hints.blobs
+        except Damaged as error:
+            return error
+        except NotFound:
+            return []  # deleted meanwhile: who needs it says so
+
+    # Chunks
+
+    def read_chunks(self) -> None:
+        """Read the chunks in line and compare their bytes with their ids."""
+        for span, found in ahead(self._pool, self._read_span, self._spans(), SPANS):
+            self.chunks += len(span.rows)
+            self.bytes += span.end - span.start
+            for row, error in found:
+                self._bad_chunk(row, error)
+            self._progress("chunks", len(span.rows))
+
+    def _spans(self) -> Iterator[Span]:
+        rows: list[ChunkRow] = []
+        start = end = 0
+        for row in self._survey.chunks():
+            row_end = row.offset + row.length
+            if rows and (
+                row.container != rows[0].container or row.offset > end + GAP or max(end, row_end) - start > SPAN
+            ):
+                yield Span(rows[0].container, start, end, rows)
+                rows = []
+            if not rows:
+                start, end = row.offset, row_end
+            rows.append(row)
+            end = max(end, row_end)
+        if rows:
+            yield Span(rows[0].container, start, end, rows)
+
+    def _read_span(self, span: Span) -> list[tuple[ChunkRow, str]]:
+        """In a thread of the pool: the chunks that are not as they should be, and why."""
+        key = container_key(span.container)
+        try:
+            data = memoryview(self._store.get_range(key, span.start, span.end - span.start))
+        except NotFound:
+            return [(row, f"{key} is gone") for row in span.rows]
+        bad = []
+        for row in span.rows:
+            stored = data[row.offset - span.start : row.offset - span.start + row.length]
+            place = Place(row.container, row.offset, row.length)
+            try:
+                if len(stored) != row.length:
+                    raise Damaged(f"{key} is cut off at offset {row.offset}")
+                check_chunk(self._store, Chunk(ChunkId(row.id), row.size, place), stored)
+            except Damaged as error:
+                bad.append((row, str(error)))
+        return bad
+
+    def _bad_chunk(self, row: ChunkRow, error: str) -> None:
+        key = container_key(row.container)
+        for other in self._others(row.id, Place(row.container, row.offset, row.length)):
+            try:
+                read_chunk(self._store, Chunk(ChunkId(row.id), row.size, other))
+            except Damaged:
+                continue
+            self._told(row.step, row.name, error, _whole_copy(key, other))
+            return
+        remedy = f"{back_from_backup(key)}; without one, put the file again with a fresh index"
+        self._told(row.step, row.name, error, remedy)
+
+    # Telling
+
+    def _where(self, step: int, name: bytes) -> str:
+        path = [*self._survey.path(step), *([name] if name else [])]
+        return b"/".join(path).decode(errors="surrogateescape")
+
+    def _told(self, step: int, name: bytes, what: str, remedy: str) -> None:
+        self._tell(Problem(self._where(step, name), what, remedy))
+
+
+def _decoded(stored: bytes, wanted: bytes) -> Node:
+    node = decode_node(decode_blob(stored, MAX_NODE))
+    check_node(node, wanted)
+    return node
+
+
+def _key(place: Place) -> str:
+    return container_key(place.container)
+
+
+def _whole_copy(key: str, other: Place) -> str:
+    return f"readers with an index find a whole copy in {_key(other)}; for those without, {back_from_backup(key)}"
