@@ -128,3 +128,24 @@ def test_times_before_1970_are_kept(mounted: Mounted) -> None:
     mounted.run("commit", "data/main")
     assert (path.stat().st_atime_ns, path.stat().st_mtime_ns) == (-5_000_000_001, -7_000_000_002)
     assert (mounted.path / "data/main@~0/old").stat().st_mtime_ns == -7_000_000_002
+
+
+@pytest.mark.parametrize("how", ["umount", "kill"])
+def test_times_of_directories_outlive_the_daemon(mounted: Mounted, how: str) -> None:
+    top = mounted.path / "data" / "main"
+    for name in ("made", "linked", "removed", "from", "to", "created"):
+        (top / name).mkdir()
+        (top / name / "old").touch()
+        os.utime(top / name, ns=(1, 1))
+    mounted.run("commit", "data/main")
+    mounted.run("commit", "start", "data/main")
+    (top / "made" / "new").mkdir()
+    os.link(top / "linked" / "old", top / "linked" / "new")
+    (top / "removed" / "old").unlink()
+    (top / "from" / "old").rename(top / "to" / "new")
+    (top / "created" / "new").write_text("new")
+    times = {path: path.stat().st_mtime_ns for path in top.iterdir()}
+    assert 1 not in times.values()
+    getattr(mounted, how)()
+    mounted.mount()
+    assert {path: path.stat().st_mtime_ns for path in top.iterdir()} == times

@@ -58,7 +58,7 @@ class Bench:
 
     def open(self) -> None:
         """As a daemon that starts."""
-        self.journal = JournalFile(os.path.join(self.folder.name, "journal"))
+        self.journal = JournalFile(os.path.join(self.folder.name, "journal.sqlite"))
         self.staging = Staging(os.path.join(self.folder.name, "staging"))
         used = set()
         for row in self.journal.branches():

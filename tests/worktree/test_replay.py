@@ -17,6 +17,7 @@ from vfsd.worktree import staging as staging_module
 from vfsd.worktree.freeze import Frozen, thaw
 from vfsd.worktree.node import WorkNode
 
+SMALL = 64  # bytes up to which files share a staging file here
 NAMES = [b"a", b"b", b"c", b"d\xff"]
 picks = st.integers(0, 1 << 16)
 names = st.sampled_from(NAMES)
@@ -29,7 +30,7 @@ class Head(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.patch = pytest.MonkeyPatch()
-        self.patch.setattr(staging_module, "SMALL", 64)
+        self.patch.setattr(staging_module, "SMALL", SMALL)
         self.patch.setattr(staging_module, "SEGMENT", 300)
         self.bench = Bench()
         self.reference = Reference()
@@ -289,10 +290,28 @@ class Head(RuleBasedStateMachine):
 
     @rule()
     def crash(self) -> None:
+        written = {
+            id(node): node.data
+            for node in self.reference.all().values()
+            if node.dirty and node.journalled is not None and max(len(node.data), len(node.journalled[0])) > SMALL
+        }
         self.bench.crash()
         self.reference.crash()
+        for path, node in self.reference.all().items():
+            if id(node) in written:
+                self.settle(path, node, written.pop(id(node)))
         self.open.clear()
         self.frozen = None
+
+    def settle(self, path: Path, node: Inode, new: bytes) -> None:
+        """A file of more than `SMALL` bytes that was written in place and not closed: each byte may be old or new."""
+        found = self.bench.seen()[path].data
+        assert len(found) == len(node.data)
+        for at, byte in enumerate(found):
+            assert byte in {0, node.data[at], *new[at : at + 1]}
+        node.data = found
+        node.closed.append(found)
+        node.journal()
 
     @rule()
     def forget(self) -> None:

@@ -77,19 +77,13 @@ INDEX_1 = (
 JOURNAL_1 = (
     """
     CREATE TABLE branches (     -- branches with a mutable head on this node
-        id      INTEGER PRIMARY KEY,    -- of this node alone
+        id      INTEGER PRIMARY KEY AUTOINCREMENT,  -- of this node alone, never used twice
         repo    TEXT NOT NULL,
         branch  TEXT NOT NULL,
         base    TEXT NOT NULL,          -- commit id that the journal's records apply to; empty: no commit yet
+        done    INTEGER NOT NULL,       -- its records up to this number are in the commit; they may be gone
         held    TEXT NOT NULL DEFAULT '',  -- message of the open transaction with a leading 't'; empty: none
         UNIQUE (repo, branch)
     )""",
-    """
-    CREATE TABLE journal (      -- acknowledged changes that are in no commit yet, in order
-        seq     INTEGER PRIMARY KEY AUTOINCREMENT,  -- never used twice
-        branch  INTEGER NOT NULL,       -- branches.id
-        record  BLOB NOT NULL           -- msgpack; see worktree/records.py
-    )""",
-    "CREATE INDEX journal_by_branch ON journal (branch, seq)",
     f"PRAGMA user_version = {JOURNAL_VERSION}",
 )

@@ -30,8 +30,8 @@ class WorkNode:
 
     __slots__ = (
         "atime", "below", "changed", "children", "closed", "ctime", "entry", "file", "gid", "head", "ino",
-        "kind", "link", "links", "lookups", "mode", "mtime", "name", "opens", "parent", "placed", "rdev", "removed",
-        "subdirectories", "target", "tree", "uid", "unseen", "writers", "xattrs",
+        "kind", "link", "links", "lookups", "made", "mode", "mtime", "name", "opens", "parent", "placed", "rdev",
+        "removed", "subdirectories", "target", "tree", "uid", "unseen", "writers", "xattrs",
     )
 
     def __init__(self, head: Worktree, ino: int, kind: int, name: bytes, parent: WorkNode | None) -> None:
@@ -46,6 +46,7 @@ class WorkNode:
         self.mtime = 0
         self.ctime = 0
         self.atime = 0
+        self.made = 0  # when, if it was made here
         self.rdev = 0
         self.target = b""
         self.xattrs: dict[bytes, bytes] = {}

@@ -1,7 +1,8 @@
 """Journal records: what changed in a branch, by path, so that replaying them on a commit gives the head again.
 
-msgpack, each a tagged array; docs/semantics.md says which operation writes which. Replaying tolerates a path that is
-not there: the commit may have moved on, and a removal of nothing is nothing.
+msgpack, each a tagged array; docs/semantics.md says which operation writes which. `time` is when it was, in ns: it is
+what directories get their times back from. Replaying tolerates a path that is not there: the commit may have moved on,
+and a removal of nothing is nothing.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ class Stored(msgspec.Struct, array_like=True, frozen=True):
 
 class FileRecord(msgspec.Struct, array_like=True, frozen=True, tag="file"):
     """A file was closed (or synced): its whole state. base: what the bytes outside the extents are up to byte
-    `base_limit`; zeros from there to `size`. stored None: nothing but the base."""
+    `base_limit`; zeros from there to `size`. stored None: nothing but the base. time: ns, when it was made, if no
+    record before has it."""
 
     path: Path
     attributes: Attributes
@@ -43,6 +45,7 @@ class FileRecord(msgspec.Struct, array_like=True, frozen=True, tag="file"):
     base: Content | None
     base_limit: int
     stored: Stored | None
+    time: int = 0
 
 
 class MakeRecord(msgspec.Struct, array_like=True, frozen=True, tag="make"):
@@ -53,12 +56,14 @@ class MakeRecord(msgspec.Struct, array_like=True, frozen=True, tag="make"):
     attributes: Attributes
     target: bytes = b""
     rdev: int = 0
+    time: int = 0
 
 
 class RemoveRecord(msgspec.Struct, array_like=True, frozen=True, tag="remove"):
     """A name was removed."""
 
     path: Path
+    time: int = 0
 
 
 class MoveRecord(msgspec.Struct, array_like=True, frozen=True, tag="move"):
@@ -67,6 +72,7 @@ class MoveRecord(msgspec.Struct, array_like=True, frozen=True, tag="move"):
     old: Path
     new: Path
     exchange: bool = False
+    time: int = 0
 
 
 class LinkRecord(msgspec.Struct, array_like=True, frozen=True, tag="link"):
@@ -74,6 +80,7 @@ class LinkRecord(msgspec.Struct, array_like=True, frozen=True, tag="link"):
 
     old: Path
     new: Path
+    time: int = 0
 
 
 class AttributesRecord(msgspec.Struct, array_like=True, frozen=True, tag="attributes"):

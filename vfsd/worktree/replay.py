@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from vfsd.model.entry import Kind
 from vfsd.model.errors import NotFound, Refused, VfsdError
+from vfsd.worktree.links import need_names
 from vfsd.worktree.node import WorkNode
 from vfsd.worktree.records import (
     AttributesRecord,
@@ -38,6 +39,7 @@ def replay(tree: Worktree, follow: Callable[[str], None] | None = None) -> int:
         for seq, data in records:
             tree.last_record = seq
             record = decode_record(data)
+            tree.replayed_time = getattr(record, "time", 0)
             try:
                 if not isinstance(record, RebaseRecord):
                     _apply(tree, record, seq)
@@ -47,6 +49,7 @@ def replay(tree: Worktree, follow: Callable[[str], None] | None = None) -> int:
                 log.warning("%s/%s: journal record %d does not apply: %s", tree.row.repo, tree.row.branch, seq, error)
     finally:
         tree.replaying = False
+        tree.replayed_time = 0
         tree.nodes = inline
     return len(records)
 
@@ -89,7 +92,7 @@ def _file(tree: Worktree, record: FileRecord, seq: int) -> None:
         node = tree.make(parent, record.path[-1], Kind.FILE, at.mode, at.uid, at.gid)
     if node.kind != Kind.FILE:
         raise Refused(21, f"{record.path[-1]!r} is not a file any more")
-    tree.need_names(node)
+    need_names(tree, node)
     old, node.file = node.file, file
     if old is not None:
         old.superseded_by(file)

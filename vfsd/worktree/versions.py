@@ -66,7 +66,8 @@ def record(tree: Worktree, node: WorkNode) -> None:
     state = (file.version, node.attributes)
     if file.recorded and file.recorded_state == state:
         return
-    file.recorded = tree.record(FileRecord(path, node.attributes, file.size, file.base, file.base_limit, stored))
+    made = 0 if node.entry else node.made
+    file.recorded = tree.record(FileRecord(path, node.attributes, file.size, file.base, file.base_limit, stored, made))
     file.recorded_state = state
     file.is_journalled = True
 

@@ -13,13 +13,13 @@ from collections.abc import Callable, Iterator
 
 from vfsd.index.journal import BranchRow, JournalFile
 from vfsd.model.entry import Entry, Kind, storable_time
-from vfsd.model.errors import NotCached, Refused
+from vfsd.model.errors import Refused
 from vfsd.repo.chunklist import Content, content_of
 from vfsd.repo.content import ChunkSource, read_content
 from vfsd.repo.directory import entries, lookup
-from vfsd.repo.links import linked_names, new_link
+from vfsd.repo.links import new_link
 from vfsd.repo.nodes import NodeSource
-from vfsd.worktree import versions
+from vfsd.worktree import links, versions
 from vfsd.worktree.node import Removed, WorkNode
 from vfsd.worktree.records import (
     Attributes,
@@ -32,9 +32,9 @@ from vfsd.worktree.records import (
     RemoveRecord,
     encode_record,
 )
+from vfsd.worktree.renaming import EXCHANGE, check_rename
 from vfsd.worktree.staging import StagedFile, Staging
 
-Found = dict[int, list[tuple[WorkNode, tuple[bytes, ...]]]]  # link number → (directory, path below it) of names
 MAX_NAME = 255
 MAX_FILE = 1 << 62
 
@@ -68,8 +68,10 @@ class Worktree:
         self.read_only = ""  # why users may not write here; empty when they may
         self._changes = itertools.count(1)
         self.linked: dict[int, WorkNode] = {}  # link number → the inode that its names share
-        self.found: Found = {}  # names of hard-linked files that a search found
+        self.found: links.Found | None = None  # names of hard-linked files that a search found; None: not searched
         self.replaying = False
+        self.replayed_time = 0
+        self.moment = 0  # when the operation under way began: what all names and directories in it get
         self.root = WorkNode(self, next(numbers), Kind.DIR, b"", None)
         self.root.adopt(root)
         self.root.placed = True
@@ -139,44 +141,6 @@ class Worktree:
                 if not parent.lookups:
                     self.forget(parent)
 
-    # Hard links
-
-    def need_names(self, node: WorkNode) -> None:
-        """Know all names of a file before it changes: a commit has to hold the change under each of them."""
-        if not node.unseen:
-            return
-        if node.link not in self.found:
-            search = self._search()
-            if not self.replaying:
-                raise NotCached(("names", self.row.id), search)
-            search()
-        for top, path in self.found.get(node.link, ()):
-            where: WorkNode | None = top
-            for name in path:
-                where = None if where is None or where.kind != Kind.DIR else self.lookup(where, name)
-        self.found.pop(node.link, None)
-        node.unseen = 0
-
-    def _search(self) -> Callable[[], None]:
-        """What finds, in a thread, the names of hard-linked files that this head has not come across."""
-        places = []
-        todo = [self.root]
-        while todo:
-            node = todo.pop()
-            todo += [child for child in node.children.values() if child.kind == Kind.DIR]
-            if node.tree is not None and node.tree.linked:
-                places.append((node, node.tree, {*node.children, *node.removed}))
-        found: Found = {}
-
-        def run() -> None:
-            for node, tree, seen in places:
-                for path, entry in linked_names(self.blocking, tree):
-                    if path[0] not in seen:
-                        found.setdefault(entry.more.link, []).append((node, path))
-            self.found = found
-
-        return run
-
     # Making and removing names
 
     def make(
@@ -184,6 +148,7 @@ class Worktree:
         rdev: int = 0,
     ) -> WorkNode:
         """A new directory, symlink, special file, or empty file. A file is recorded when it is closed."""
+        self.moment = self.now()
         if len(name) > MAX_NAME:
             raise Refused(errno.ENAMETOOLONG)
         if self.lookup(parent, name) is not None:
@@ -195,39 +160,42 @@ class Worktree:
             node.gid = parent.gid
             if kind == Kind.DIR:
                 node.mode |= 0o2000
-        node.mtime = node.ctime = node.atime = _now()
+        node.mtime = node.ctime = node.atime = node.made = self.moment
         if kind == Kind.FILE:
             node.file = StagedFile(self.staging, branch=self.row.id)
         else:
-            self.record(MakeRecord((*self._path(parent), name), kind, node.attributes, target, rdev))
+            self.record(MakeRecord((*self._path(parent), name), kind, node.attributes, target, rdev, node.ctime))
         self._bind(parent, name, node)
         self._touch(node)
         return node
 
     def unlink(self, parent: WorkNode, name: bytes) -> WorkNode:
         """Remove a name that is not a directory's; the inode."""
+        self.moment = self.now()
         node = self._existing(parent, name)
         if node.kind == Kind.DIR:
             raise Refused(errno.EISDIR)
-        self.need_names(node)
+        links.need_names(self, node)
         if not versions.is_new(node):
-            self.record(RemoveRecord((*self._path(parent), name)))
+            self.record(RemoveRecord((*self._path(parent), name), self.moment))
         self._unbind(parent, name, node)
         self._discard_unused(node)
         return node
 
     def rmdir(self, parent: WorkNode, name: bytes) -> WorkNode:
         """Remove an empty directory; its inode."""
+        self.moment = self.now()
         node = self._existing(parent, name)
         _need_directory(node)
         if not self.is_empty(node):
             raise Refused(errno.ENOTEMPTY)
-        self.record(RemoveRecord((*self._path(parent), name)))
+        self.record(RemoveRecord((*self._path(parent), name), self.moment))
         self._unbind(parent, name, node)
         return node
 
     def link(self, node: WorkNode, parent: WorkNode, name: bytes) -> WorkNode:
         """A second name for a file."""
+        self.moment = self.now()
         if node.kind == Kind.DIR:
             raise Refused(errno.EPERM)
         if len(name) > MAX_NAME:
@@ -238,68 +206,52 @@ class Worktree:
         path = node.path()
         if path is None:
             raise Refused(errno.ENOENT)
-        self.need_names(node)
+        links.need_names(self, node)
         versions.record_new(self, node)
-        self.record(LinkRecord(path, (*self._path(parent), name)))
+        self.record(LinkRecord(path, (*self._path(parent), name), self.moment))
         node.link = node.link or new_link()
         self.linked[node.link] = node
         node.links.append((parent, name))
         parent.children[name] = node
         self._changed_names(parent)
-        node.ctime = _now()
+        node.ctime = self.moment
         self._touch(node)
         return node
 
     def rename(self, parent: WorkNode, name: bytes, to: WorkNode, new: bytes, flags: int) -> WorkNode | None:
         """rename(2) with RENAME_NOREPLACE (1) and RENAME_EXCHANGE (2); the inode that lost its name, if any."""
+        self.moment = self.now()
         node = self._existing(parent, name)
         if len(new) > MAX_NAME:
             raise Refused(errno.ENAMETOOLONG)
         other = self.lookup(to, new)
         self._need_linked(to)
-        if flags & ~3 or flags == 3:
-            raise Refused(errno.EINVAL)
-        if flags & 1 and other is not None:
-            raise Refused(errno.EEXIST)
-        exchange = bool(flags & 2)
-        if exchange and other is None:
-            raise Refused(errno.ENOENT)
-        if _is_below(to, node) or (exchange and other is not None and _is_below(parent, other)):
-            raise Refused(errno.EINVAL)
+        check_rename(node, parent, other, to, flags, self.is_empty)
         if other is node:
             return None
+        exchange = bool(flags & EXCHANGE)
         if other is not None and not exchange:
-            self._check_replace(node, other)
-            self.need_names(other)
+            links.need_names(self, other)
         for each in (node, other) if exchange else (node,):
             if each is not None:
                 versions.record_new(self, each)
-        self.record(MoveRecord((*self._path(parent), name), (*self._path(to), new), exchange))
+        self.record(MoveRecord((*self._path(parent), name), (*self._path(to), new), exchange, self.moment))
         if node.kind == Kind.DIR or (other is not None and other.kind == Kind.DIR):
-            self.found = {}
+            self.found = None
         if other is not None:
             self._unbind(to, new, other)
         self._unbind(parent, name, node)
         self._bind(to, new, node)
         if exchange and other is not None:
             self._bind(parent, name, other)
-            other.ctime = _now()
+            other.ctime = self.moment
             self._touch(other)
             other = None
         if other is not None:
             self._discard_unused(other)
-        node.ctime = _now()
+        node.ctime = self.moment
         self._touch(node)
         return other
-
-    def _check_replace(self, node: WorkNode, other: WorkNode) -> None:
-        if node.kind == Kind.DIR:
-            if other.kind != Kind.DIR:
-                raise Refused(errno.ENOTDIR)
-            if not self.is_empty(other):
-                raise Refused(errno.ENOTEMPTY)
-        elif other.kind == Kind.DIR:
-            raise Refused(errno.EISDIR)
 
     # Attributes
 
@@ -308,7 +260,7 @@ class Worktree:
         mtime: int | None = None, atime: int | None = None,
     ) -> None:
         """chmod, chown, utimens. atime is not kept in versions."""
-        self.need_names(node)
+        links.need_names(self, node)
         if mode is not None:
             node.mode = mode & 0o7777
         if uid is not None:
@@ -319,7 +271,7 @@ class Worktree:
             node.mtime = storable_time(mtime)
         if atime is not None:
             node.atime = atime
-        node.ctime = _now()
+        node.ctime = self.now()
         if (mode, uid, gid, mtime) != (None, None, None, None):
             self.attributes_changed(node)
 
@@ -329,12 +281,12 @@ class Worktree:
             raise Refused(errno.ENOTSUP)
         if value is None and name not in node.xattrs:
             raise Refused(errno.ENODATA)
-        self.need_names(node)
+        links.need_names(self, node)
         if value is None:
             del node.xattrs[name]
         else:
             node.xattrs = dict(sorted({**node.xattrs, name: value}.items()))
-        node.ctime = _now()
+        node.ctime = self.now()
         self.attributes_changed(node)
 
     def attributes_changed(self, node: WorkNode) -> None:
@@ -349,7 +301,7 @@ class Worktree:
     def opened(self, node: WorkNode, *, write: bool, truncate: bool) -> None:
         """A file was opened."""
         if truncate:
-            self.need_names(node)
+            links.need_names(self, node)
         node.opens += 1
         node.writers += write
         if truncate and (node.size or node.file is not None):
@@ -368,7 +320,7 @@ class Worktree:
         """Write; how many bytes."""
         if offset + len(data) > MAX_FILE:
             raise Refused(errno.EFBIG)
-        self.need_names(node)
+        links.need_names(self, node)
         versions.writable(self, node).write(offset, data)
         self._wrote(node)
         return len(data)
@@ -379,7 +331,7 @@ class Worktree:
             raise Refused(errno.EISDIR)
         if size > MAX_FILE:
             raise Refused(errno.EFBIG)
-        self.need_names(node)
+        links.need_names(self, node)
         if size == 0:
             versions.replace(self, node, StagedFile(self.staging, branch=self.row.id))
         else:
@@ -389,7 +341,7 @@ class Worktree:
             versions.close(self, node)
 
     def _wrote(self, node: WorkNode) -> None:
-        node.mtime = node.ctime = _now()
+        node.mtime = node.ctime = self.now()
         if node.mode & 0o6000:
             node.mode &= ~0o6000 if node.mode & 0o010 else ~0o4000
         if not node.changed or not node.writers:
@@ -439,6 +391,10 @@ class Worktree:
         """Record that the head follows its branch to another commit."""
         self.record(RebaseRecord(commit))
 
+    def now(self) -> int:
+        """ns since 1970; when the record that is being replayed was written."""
+        return self.replayed_time or time.time_ns()
+
     # The names of a directory
 
     def _bind(self, parent: WorkNode, name: bytes, node: WorkNode) -> None:
@@ -446,6 +402,8 @@ class Worktree:
         if node.parent is None:
             node.parent, node.name, node.placed = parent, name, False
             parent.subdirectories += node.kind == Kind.DIR
+            if node.link:
+                self.linked[node.link] = node
         else:
             node.links.append((parent, name))
         self._changed_names(parent)
@@ -457,7 +415,7 @@ class Worktree:
         parent.removed[name] = Removed(next(self._changes), directory and node.placed if had is None else had.directory)
         parent.subdirectories -= directory
         node.lose(parent, name)
-        node.ctime = _now()
+        node.ctime = self.moment
         if node.parent is not None:
             self._touch(node)  # its other names say in commits how many there are
         elif self.linked.get(node.link) is node:
@@ -465,7 +423,7 @@ class Worktree:
         self._changed_names(parent)
 
     def _changed_names(self, parent: WorkNode) -> None:
-        parent.mtime = parent.ctime = _now()
+        parent.mtime = parent.ctime = self.moment
         self._touch(parent)
 
     def _touch(self, node: WorkNode) -> None:
@@ -516,7 +474,7 @@ class Worktree:
 
     def new_attributes(self, node: WorkNode, attributes: Attributes) -> None:
         """Set attributes as a journal record has them."""
-        self.need_names(node)
+        links.need_names(self, node)
         node.set_attributes(attributes)
         node.ctime = node.mtime
         self._touch(node)
@@ -532,17 +490,3 @@ def _mark_above(where: WorkNode | None) -> None:
 def _need_directory(node: WorkNode) -> None:
     if node.kind != Kind.DIR:
         raise Refused(errno.ENOTDIR)
-
-
-def _is_below(node: WorkNode, above: WorkNode) -> bool:
-    """Whether `node` is `above` or somewhere below it."""
-    where: WorkNode | None = node
-    while where is not None:
-        if where is above:
-            return True
-        where = where.parent
-    return False
-
-
-def _now() -> int:
-    return time.time_ns()

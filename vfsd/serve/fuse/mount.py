@@ -12,6 +12,7 @@ import pyfuse3
 
 from vfsd.model.errors import AccessDenied, AlreadyExists, InvalidArgument, NotFound, Unavailable
 from vfsd.serve.fuse.operations import Operations
+from vfsd.serve.fuse.session import device, stand_in
 
 log = logging.getLogger(__name__)
 READ_AHEAD_KIB = 4096
@@ -98,10 +99,12 @@ def mount(operations: Operations, mountpoint: str, source: str, options: set[str
         words.add("ro")
     if os.geteuid() == 0:
         words.add("allow_other")
+    session = stand_in()
     try:
         pyfuse3.init(operations, mountpoint, words)
     except RuntimeError as error:
         raise Unavailable(f"{mountpoint} cannot be mounted: {error}: see the lines above") from None
+    session.begin(device())
     _tune(mountpoint)
 
 

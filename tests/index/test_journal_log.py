@@ -1,0 +1,127 @@
+"""The log of the journal: what it gives back after any life, torn ends, and when its files go."""
+
+from __future__ import annotations
+
+import os
+import threading
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vfsd.index import journal_log
+from vfsd.index.journal import JournalFile
+from vfsd.index.journal_log import JournalLog
+from vfsd.model.errors import NoSpace
+
+records = st.lists(st.tuples(st.integers(1, 3), st.binary(max_size=200)), min_size=1, max_size=30)
+
+
+def opened(folder: Path) -> JournalLog:
+    return JournalLog(str(folder), lambda _branch, _number: False)
+
+
+def all_of(log: JournalLog) -> list[tuple[int, int, bytes]]:
+    return sorted((number, branch, data) for branch in (1, 2, 3) for number, data in log.records(branch))
+
+
+@given(records=records, more=records, lost=st.integers(1, 60))
+def test_a_torn_end_takes_only_what_it_tore(
+    tmp_path_factory: pytest.TempPathFactory, records: list[tuple[int, bytes]], more: list[tuple[int, bytes]], lost: int
+) -> None:
+    folder = tmp_path_factory.mktemp("log")
+    with closing(opened(folder)) as log:
+        written = [(log.append(branch, data), branch, data) for branch, data in records]
+        assert all_of(log) == written
+    (path,) = folder.iterdir()
+    os.truncate(path, max(0, path.stat().st_size - lost))
+    with closing(opened(folder)) as log:
+        kept = all_of(log)
+        assert kept == written[: len(kept)]
+        gone = sum(len(data) + 24 for _, _, data in written[len(kept) :])
+        assert gone - 24 - 200 <= lost or not kept, "no whole record went"
+        written = kept + [(log.append(branch, data), branch, data) for branch, data in more]
+    with closing(opened(folder)) as log:
+        assert all_of(log) == written
+
+
+@given(records=records, place=st.floats(0, 1, exclude_max=True))
+def test_a_flipped_bit_ends_the_file_there(
+    tmp_path_factory: pytest.TempPathFactory, records: list[tuple[int, bytes]], place: float
+) -> None:
+    folder = tmp_path_factory.mktemp("log")
+    with closing(opened(folder)) as log:
+        written = [(log.append(branch, data), branch, data) for branch, data in records]
+    (path,) = folder.iterdir()
+    data = bytearray(path.read_bytes())
+    at = int(place * len(data))
+    data[at] ^= 1
+    path.write_bytes(data)
+    ends, end = [], 0
+    for _, _, record in written:
+        end += 24 + len(record)
+        ends.append(end)
+    with closing(opened(folder)) as log:
+        assert all_of(log) == written[: sum(end <= at for end in ends)]
+
+
+def test_files_go_once_all_that_is_in_them_is_in_commits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journal_log, "FULL", 1000)
+    monkeypatch.setattr(journal_log, "SMALL", 100)
+    folder = tmp_path / "journal"
+    with closing(JournalFile(str(tmp_path / "journal.sqlite"))) as journal:
+        one, two = journal.branch("r", "one", "").id, journal.branch("r", "two", "").id
+        first = journal.append(two, b"stays")
+        for _ in range(100):
+            last = journal.append(one, bytes(100))
+        before = len(list(folder.iterdir()))
+        assert before > 10
+        journal.committed(one, last, "commit")
+        assert len(list(folder.iterdir())) == 1
+        assert journal.records(two) == [(first, b"stays")]
+        journal.forget(two)
+        assert list(folder.iterdir()) == []
+        assert journal.append(one, b"next") > last
+    with closing(JournalFile(str(tmp_path / "journal.sqlite"))) as journal:
+        assert [data for _, data in journal.records(one)] == [b"next"]
+
+
+def test_a_full_disk_leaves_the_journal_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with closing(opened(tmp_path)) as log:
+        log.append(1, b"one")
+        write = os.write
+
+        def torn(fd: int, data: bytes) -> int:
+            return write(fd, data[:10])
+
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "write", torn)
+            with pytest.raises(NoSpace):
+                log.append(1, b"two")
+        number = log.append(1, b"three")
+        assert log.records(1) == [(1, b"one"), (number, b"three")]
+
+
+def test_it_can_be_read_and_synced_while_it_grows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journal_log, "FULL", 5000)
+    with closing(opened(tmp_path)) as log:
+        log.append(1, b"first")
+        stop, found = threading.Event(), []
+
+        def read() -> None:
+            while not (found and stop.is_set()):
+                log.sync()
+                data = [data for _, data in log.records(1)]
+                assert data == [b"first", *(b"%d" % number for number in range(len(data) - 1))]
+                found.append(len(data))
+
+        reader = threading.Thread(target=read)
+        reader.start()
+        for number in range(2000):
+            log.append(1, b"%d" % number)
+        stop.set()
+        reader.join()
+        assert len(log.records(1)) == 2001
+        assert found

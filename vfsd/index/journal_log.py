@@ -1,0 +1,159 @@
+"""The journal's records, in order, in files that are only appended to: one write(2) a record, and no more.
+
+    record = length of data: u32, xxh3-64 of what follows: u64, number: u64, branch: u32, data        (little-endian)
+
+A record that was written whole survives the end of this process, and after `sync` that of the machine. One that a power
+cut has torn ends its file: nothing behind it was synced. Files are removed once every record in them is done.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import struct
+from collections.abc import Callable, Iterator
+
+import xxhash
+
+from vfsd.model.errors import NoSpace
+
+log = logging.getLogger(__name__)
+FULL = 16 << 20  # bytes at which another file is begun
+SMALL = 1 << 20  # bytes up to which a file with nothing left in it is gone on with
+_FRAME = struct.Struct("<IQ")
+_HEAD = struct.Struct("<QI")
+_READ = 1 << 20
+
+
+class _Segment:
+    """One file. last: branch → number of its last record here."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        self.size = 0
+        self.synced = 0
+        self.last: dict[int, int] = {}
+
+    def records(self, end: int | None = None) -> Iterator[tuple[int, int, bytes, int]]:
+        """(number, branch, data, where it ends) of the whole records in order, up to byte `end`."""
+        at, start, data = 0, 0, b""  # `data` begins at byte `start`, the next record at `start + at`
+        while end is None or start + at < end:
+            length = _FRAME.size + _HEAD.size
+            if len(data) - at >= _FRAME.size:
+                length += _FRAME.unpack_from(data, at)[0]
+            if len(data) - at < length:
+                more = os.pread(self.fd, max(_READ, length), start + len(data))
+                if not more:
+                    return
+                data, start, at = data[at:] + more, start + at, 0
+                continue
+            body = data[at + _FRAME.size : at + length]
+            if xxhash.xxh3_64_intdigest(body) != _FRAME.unpack_from(data, at)[1]:
+                return
+            at += length
+            number, branch = _HEAD.unpack_from(body)
+            yield number, branch, body[_HEAD.size :], start + at
+
+
+class JournalLog:
+    """The files in `folder`. One process writes; `sync` may run in any thread."""
+
+    def __init__(self, folder: str, is_done: Callable[[int, int], bool]) -> None:
+        """is_done(branch, number): whether a commit holds the record, or nobody will ask for it."""
+        os.makedirs(folder, mode=0o700, exist_ok=True)
+        self._folder = folder
+        self._is_done = is_done
+        self._begun = self._begun_synced = 0  # files that this process made; how many of their names are durable
+        self.last = 0  # number of the last record
+        self._segments = [_Segment(os.path.join(folder, name)) for name in sorted(os.listdir(folder))]
+        for segment in self._segments:
+            for number, branch, _, end in segment.records():
+                self.last = segment.last[branch] = number
+                segment.size = end
+            torn = os.fstat(segment.fd).st_size - segment.size
+            if torn:
+                # Cut off: what is appended must not stand behind what cannot be read.
+                log.warning("%s: %d bytes of a record that was not written to its end", segment.path, torn)
+                os.ftruncate(segment.fd, segment.size)
+
+    def append(self, branch: int, data: bytes) -> int:
+        """Add a record; its number. NoSpace leaves the journal as it was."""
+        segment = self._segments[-1] if self._segments else None
+        if segment is None or segment.size >= FULL:
+            segment = self._begin()
+        body = _HEAD.pack(self.last + 1, branch) + data
+        frame = _FRAME.pack(len(data), xxhash.xxh3_64_intdigest(body)) + body
+        try:
+            written = os.write(segment.fd, frame)
+        except OSError as error:
+            if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
+                raise
+            written = 0
+        if written != len(frame):
+            os.ftruncate(segment.fd, segment.size)
+            raise NoSpace(f"{segment.path}: the disk is full")
+        segment.size += written
+        self.last += 1
+        segment.last[branch] = self.last
+        return self.last
+
+    def records(self, branch: int) -> list[tuple[int, bytes]]:
+        """(number, data) of a branch that are not done, in order. In any thread."""
+        return [
+            (number, data)
+            for segment in list(self._segments)
+            if not self._is_done(branch, segment.last.get(branch, 0))
+            for number, owner, data, _ in segment.records(segment.size)
+            if owner == branch and not self._is_done(branch, number)
+        ]
+
+    def removable(self) -> list[_Segment]:
+        """Files of which every record is done; the last one only once it has some size."""
+        done = [
+            segment
+            for segment in self._segments
+            if all(self._is_done(branch, number) for branch, number in segment.last.items())
+        ]
+        return [segment for segment in done if segment is not self._segments[-1] or segment.size > SMALL]
+
+    def remove(self, segments: list[_Segment]) -> None:
+        """Remove files; that their records are done must be durable."""
+        for segment in segments:
+            self._segments.remove(segment)
+            os.unlink(segment.path)
+            os.close(segment.fd)
+
+    def sync(self) -> None:
+        """Make every record durable against a power cut. In any thread, in several at once too."""
+        begun = self._begun
+        if self._begun_synced < begun:
+            fd = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+            self._begun_synced = begun
+        for segment in list(self._segments):
+            size = segment.size
+            if segment.synced >= size:
+                continue
+            try:
+                os.fdatasync(segment.fd)
+            except OSError as error:
+                if error.errno != errno.EBADF:  # removed meanwhile: all of it is done
+                    raise
+            segment.synced = size
+
+    def close(self) -> None:
+        """Close the files."""
+        for segment in self._segments:
+            os.close(segment.fd)
+        self._segments.clear()
+
+    def _begin(self) -> _Segment:
+        segment = _Segment(os.path.join(self._folder, f"{self.last + 1:016x}"))
+        self._segments.append(segment)
+        self._begun += 1
+        return segment
