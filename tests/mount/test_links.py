@@ -108,3 +108,53 @@ def test_tar_finds_the_links_of_a_snapshot(linked: Mounted, tmp_path: Path) -> N
     ).stdout
     subprocess.run(["tar", "-C", tmp_path, "-x"], input=archive, check=True)
     assert len({path.stat().st_ino for path in names(tmp_path)}) == 1
+
+
+def forget(mounted: Mounted) -> None:
+    """Have the kernel drop the names that it knows, as it does when it is short of memory."""
+    subprocess.run(["mount", "-i", "-o", "remount", str(mounted.path)], check=True)
+
+
+@pytest.mark.parametrize("place", ["r/main", "r/main@~0"])
+def test_names_looked_at_at_different_times_have_one_inode_number(linked: Mounted, place: str) -> None:
+    numbers = set()
+    for path in names(linked.path / place):
+        numbers.add(path.stat().st_ino)
+        forget(linked)
+    assert len(numbers) == 1
+
+
+def test_a_name_that_is_renamed_first_stays_one_of_its_file(linked: Mounted) -> None:
+    main = linked.path / "r/main"
+    os.rename(main / "a", main / "z")
+    with open(main / "z", "ab") as file:
+        file.write(b" more")
+    assert (main / "deep/b").read_bytes() == b"one more"
+    assert (main / "deep/b").stat().st_ino == (main / "z").stat().st_ino
+    assert (main / "deep/b").stat().st_nlink == 3
+
+
+def test_names_are_found_again_after_the_kernel_has_forgotten_them(linked: Mounted) -> None:
+    """A search for the names of one file knows those of the others, also of such as it need not look for."""
+    main = linked.path / "r/main"
+    (main / "x").touch()
+    os.link(main / "x", main / "y")
+    linked.run("commit", "r/main")
+    forget(linked)
+    os.link(main / "deep/b", main / "d")
+    linked.run("commit", "r/main")
+    os.chmod(main / "x", 0o600)
+    forget(linked)
+    os.chmod(main / "a", 0o640)
+    for path in (*names(main), main / "d"):
+        assert (path.stat().st_nlink, path.stat().st_mode & 0o777) == (4, 0o640)
+
+
+def test_a_file_keeps_its_number_when_it_gets_a_second_name(mounted: Mounted) -> None:
+    main = mounted.path / "data/main"
+    (main / "a").touch()
+    number = (main / "a").stat().st_ino
+    os.link(main / "a", main / "b")
+    mounted.run("commit", "data/main")
+    forget(mounted)
+    assert {(main / name).stat().st_ino for name in "ab"} == {number}

@@ -347,7 +347,7 @@ class FailingStores(RuleBasedStateMachine):
 
 
 TestFailingStores = FailingStores.TestCase
-TestFailingStores.settings = settings(derandomize=True, max_examples=25, stateful_step_count=15, deadline=None)
+TestFailingStores.settings = settings(max_examples=25, stateful_step_count=15, deadline=None, derandomize=True)
 
 
 @pytest.mark.parametrize("seed", range(6))

@@ -28,7 +28,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     store: URL of the store. store_named: whether somebody named it; if not, it is the default one, which `mount` makes
     where it is missing. state_dir, cache_dir: absolute paths. author: of commits. quiet_s, max_wait_s: seconds without
     a close, and at most, until closed writes are committed. poll_s: seconds between two looks at the refs of a store
-    that does not notify. cache_disk, cache_memory: bytes of chunks kept on disk and in memory.
+    that does not notify. cache_disk, cache_memory: bytes of chunks kept on disk and in memory. staging_disk: bytes
+    that may wait for their commit.
     """
 
     store: str
@@ -41,6 +42,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     poll_s: float = 1.0
     cache_disk: int = 10 << 30
     cache_memory: int = 256 << 20
+    staging_disk: int = 100 << 30
 
     def node_dir(self, store_id: str) -> str:
         """This node's state of one store."""
@@ -71,6 +73,7 @@ class _File(msgspec.Struct, frozen=True):
     poll_s: float | None = None
     cache_disk: int | str | None = None
     cache_memory: int | str | None = None
+    staging_disk: int | str | None = None
 
 
 def load(environ: Mapping[str, str], store_option: str | None = None, *, is_root: bool | None = None) -> Settings:
@@ -97,7 +100,7 @@ def load(environ: Mapping[str, str], store_option: str | None = None, *, is_root
     given = {
         key: getattr(file, key) for key in ("quiet_s", "max_wait_s", "poll_s") if getattr(file, key) is not None
     }
-    for key in ("cache_disk", "cache_memory"):
+    for key in ("cache_disk", "cache_memory", "staging_disk"):
         value = getattr(file, key)
         if value is not None:
             given[key] = _bytes(path, key, value)

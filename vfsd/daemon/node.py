@@ -67,7 +67,7 @@ class Node:
         self._lock = lock_node(self.folder)
         self.repository = Repository(self.store, Index(settings.index_path(self.format.id)), self.format)
         self.journal = JournalFile(os.path.join(self.folder, "journal.sqlite"))
-        self.staging = Staging(os.path.join(self.folder, "staging"))
+        self.staging = Staging(os.path.join(self.folder, "staging"), settings.staging_disk)
         cache_folder = None if self.store.is_local else settings.cache_folder(self.format.id)
         self.chunks = ChunkCache(
             self.store, self.repository.index, cache_folder,
@@ -114,6 +114,7 @@ class Daemon:
         self._options = options
         self._started = now_ns()
         self._loads = Loads()
+        self._is_unmounted = False
         self._nursery: trio.Nursery
         self._live: LiveBranches
         self._view: View
@@ -165,6 +166,7 @@ class Daemon:
             finally:
                 with trio.CancelScope(shield=True):
                     notify(os.environ, "STOPPING=1")
+                    self._is_unmounted = True
                     fuse.close(unmount_too=unmount_too)
                     await self._pause({})
                     await self._commit_all()
@@ -247,7 +249,7 @@ class Daemon:
             )  # fmt: skip
 
     def _on_stale(self, stale: Stale) -> None:
-        if stale.names or stale.inodes:
+        if (stale.names or stale.inodes) and not self._is_unmounted:
             self._nursery.start_soon(trio.to_thread.run_sync, self._operations.stale, stale)
 
     def _on_commit(self, committed: Committed) -> None:
@@ -317,6 +319,7 @@ class Daemon:
             "mountpoint": self._options.mountpoint,
             "read_only": self._options.read_only,
             "started": rfc3339(self._started),
+            "staging": {"used": self._node.staging.used, "limit": self._node.staging.limit},
             "branches": [branch_facts(live) for live in self._live.all()],
             "sandbox": (self._pipelines.sandbox_problem or "bubblewrap") if self._pipelines else None,
             "jobs": [record.id for record in self._pipelines.running] if self._pipelines else [],
@@ -346,7 +349,7 @@ class BranchQuestions:
 
     async def _start(self, question: dict[str, Any]) -> dict[str, Any]:
         live = await self._branch(question)
-        self._live.start_transaction(live, question["message"])
+        await self._live.start_transaction(live, question["message"])
         return _result(live, None)
 
     async def _finish(self, question: dict[str, Any]) -> dict[str, Any]:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import msgspec
 
+from vfsd.daemon import control
 from vfsd.daemon.config import Settings, load
 from vfsd.daemon.invocation import Invocation
 from vfsd.index.index import Index
@@ -37,6 +39,24 @@ def opened_store(settings: Settings) -> Iterator[tuple[ObjectStore, StoreFormat]
         yield store, read_format(store)
     finally:
         store.close()
+
+
+def daemon_facts(settings: Settings) -> dict[str, Any] | None:
+    """What the daemon of this state directory says of itself; None when none serves the store. The store is not asked:
+    it may be away."""
+    store = open_store(settings.store)
+    url = store.url
+    store.close()
+    try:
+        folders = sorted(os.listdir(settings.state_dir))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    for name in folders:
+        path = control.socket_path(settings.node_dir(name))
+        facts: dict[str, Any] | None = control.ask(path, "status") if os.path.exists(path) else None
+        if facts is not None and facts["store"] == url:
+            return facts
+    return None
 
 
 @contextmanager

@@ -65,6 +65,7 @@ class JournalLog:
         os.makedirs(folder, mode=0o700, exist_ok=True)
         self._folder = folder
         self._is_done = is_done
+        self._current: _Segment | None = None  # one that this process began: a torn record may end any other
         self._begun = self._begun_synced = 0  # files that this process made; how many of their names are durable
         self.last = 0  # number of the last record
         self._segments = [_Segment(os.path.join(folder, name)) for name in sorted(os.listdir(folder))]
@@ -74,13 +75,11 @@ class JournalLog:
                 segment.size = end
             torn = os.fstat(segment.fd).st_size - segment.size
             if torn:
-                # Cut off: what is appended must not stand behind what cannot be read.
                 log.warning("%s: %d bytes of a record that was not written to its end", segment.path, torn)
-                os.ftruncate(segment.fd, segment.size)
 
     def append(self, branch: int, data: bytes) -> int:
         """Add a record; its number. NoSpace leaves the journal as it was."""
-        segment = self._segments[-1] if self._segments else None
+        segment = self._current
         if segment is None or segment.size >= FULL:
             segment = self._begin()
         body = _HEAD.pack(self.last + 1, branch) + data
@@ -110,18 +109,20 @@ class JournalLog:
         ]
 
     def removable(self) -> list[_Segment]:
-        """Files of which every record is done; the last one only once it has some size."""
+        """Files of which every record is done; the one that is appended to only once it has some size."""
         done = [
             segment
             for segment in self._segments
             if all(self._is_done(branch, number) for branch, number in segment.last.items())
         ]
-        return [segment for segment in done if segment is not self._segments[-1] or segment.size > SMALL]
+        return [segment for segment in done if segment is not self._current or segment.size > SMALL]
 
     def remove(self, segments: list[_Segment]) -> None:
         """Remove files; that their records are done must be durable."""
         for segment in segments:
             self._segments.remove(segment)
+            if segment is self._current:
+                self._current = None
             os.unlink(segment.path)
             os.close(segment.fd)
 
@@ -153,7 +154,10 @@ class JournalLog:
         self._segments.clear()
 
     def _begin(self) -> _Segment:
-        segment = _Segment(os.path.join(self._folder, f"{self.last + 1:016x}"))
+        number = self.last + 1
+        while os.path.exists(path := os.path.join(self._folder, f"{number:016x}")):
+            number += 1  # a process ended before its first record here
+        segment = self._current = _Segment(path)
         self._segments.append(segment)
         self._begun += 1
         return segment

@@ -27,6 +27,7 @@ from vfsd.repo.directory import entries, lookup
 from vfsd.repo.global_view import as_of_global
 from vfsd.repo.repository import Repository, empty_root, now_ns
 from vfsd.serve.names import Names
+from vfsd.worktree.links import inode_number
 from vfsd.worktree.live import LiveBranches
 from vfsd.worktree.node import WorkNode
 from vfsd.worktree.worktree import MAX_NAME
@@ -209,7 +210,8 @@ class View:
         link, linked = entry.more.link, parent.top.linked
         node = linked.get(link) if link else None
         if node is None or node.entry.digest != entry.digest:
-            node = SnapNode(next(self._numbers), entry, parent.top, parent.commit)
+            number = inode_number(parent.commit.encode(), link) if link and node is None else next(self._numbers)
+            node = SnapNode(number, entry, parent.top, parent.commit)
             if link:
                 linked[link] = node
         node.above.append((parent, entry.name))

@@ -38,7 +38,7 @@ def adopt(tree: Worktree, root: Entry, changes: Sequence[Changed], own: frozense
         tree.root.adopt(root)
     for path, old, new in changes:
         if (old and linked_below(old)) or (new and linked_below(new)):
-            tree.found = None
+            tree.names_epoch += 1
         parent = _directory_at(known, path[:-1])
         if parent is None:
             continue

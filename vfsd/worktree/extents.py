@@ -17,18 +17,24 @@ class Extents:
         """All ranges, in order."""
         return list(zip(self._starts, self._ends, strict=True))
 
-    def add(self, start: int, end: int) -> None:
-        """Add a range. Appending to the last one costs nothing."""
+    def add(self, start: int, end: int) -> int:
+        """Add a range; how many bytes of it are new. Appending to the last one costs nothing."""
         if self._ends and self._ends[-1] == start:
             self._ends[-1] = end
-            return
+            return end - start
         low = bisect_left(self._ends, start)
         high = bisect_right(self._starts, end)
+        before = sum(self._ends[low:high]) - sum(self._starts[low:high])
         if low < high:
             start = min(start, self._starts[low])
             end = max(end, self._ends[high - 1])
         self._starts[low:high] = [start]
         self._ends[low:high] = [end]
+        return end - start - before
+
+    def covered(self) -> int:
+        """Bytes in all ranges."""
+        return sum(self._ends) - sum(self._starts)
 
     def cut(self, size: int) -> None:
         """Forget everything at and behind byte `size`."""

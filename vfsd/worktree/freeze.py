@@ -67,7 +67,7 @@ def freeze(tree: Worktree) -> Frozen | None:
     return frozen
 
 
-def _directory(node: WorkNode, frozen: Frozen) -> FrozenDirectory:
+def _directory(node: WorkNode, frozen: Frozen, *, replaces: bool = False) -> FrozenDirectory:
     items: dict[bytes, FrozenFile | FrozenDirectory | None] = {}
     for name, removed in node.removed.items():
         items[name] = None
@@ -75,7 +75,7 @@ def _directory(node: WorkNode, frozen: Frozen) -> FrozenDirectory:
     for name, child in node.children.items():
         if child.kind == Kind.DIR:
             if child.changed or child.below:
-                items[name] = _directory(child, frozen)
+                items[name] = _directory(child, frozen, replaces=name in node.removed)
         elif child.changed:
             item = _file(child, frozen)
             if item is not None:
@@ -84,7 +84,9 @@ def _directory(node: WorkNode, frozen: Frozen) -> FrozenDirectory:
         frozen.nodes.append((node, node.changed, None))
         frozen.paths.append(node.paths())
     attributes = node.attributes if node.changed else None
-    return FrozenDirectory(attributes, items, not node.placed, node.tree)
+    # One that was just made takes in what others put into one of its name meanwhile.
+    whole = not node.placed and (replaces or node.tree is not None)
+    return FrozenDirectory(attributes, items, whole, node.tree)
 
 
 def _file(node: WorkNode, frozen: Frozen) -> FrozenFile | None:
@@ -187,7 +189,7 @@ def thaw(tree: Worktree, frozen: Frozen, *, committed: bool) -> None:
             tree.thawed(file)
         if not committed:
             continue
-        if node.paths() == paths:
+        if set(paths) <= set(node.paths()):  # names that were come across meanwhile change nothing
             node.placed = True
             if node.changed == number:
                 node.changed = 0

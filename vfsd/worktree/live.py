@@ -6,6 +6,7 @@ of them. What fails is tried again with backoff and shown in `vfsd status`; noth
 
 from __future__ import annotations
 
+import errno
 import itertools
 import logging
 import random
@@ -16,7 +17,7 @@ import trio
 
 from vfsd.index.journal import BranchRow, JournalFile
 from vfsd.model.entry import Entry
-from vfsd.model.errors import InvalidArgument, NotCached, NotFound, ReadOnly, VfsdError
+from vfsd.model.errors import InvalidArgument, NotCached, NotFound, ReadOnly, Refused, VfsdError
 from vfsd.model.ids import CommitId
 from vfsd.repo.content import ChunkSource
 from vfsd.repo.diff import Changed, diff
@@ -31,6 +32,10 @@ from vfsd.worktree.worktree import Worktree
 
 log = logging.getLogger(__name__)
 FIRST_RETRY_S, LAST_RETRY_S = 0.5, 60.0
+CROWDED = 0.75  # of the staging area: from here on writers are slowed down
+SLOWEST_S_A_MIB = 0.1
+WAIT_FOR_ROOM_S = 30.0
+MOST_COMMITS_FIRST = 10  # before a transaction, while others go on writing
 
 
 class CommitTiming(msgspec.Struct, frozen=True):
@@ -59,6 +64,7 @@ class LiveBranch:
         self.done = 0  # last journal record that is in a commit
         self.error = ""
         self.retries = 0
+        self.attempted = trio.Event()  # set, and replaced, when a commit was made, or could not be
 
     def changed(self) -> None:
         """The head was changed; called for every operation, so it does little."""
@@ -108,6 +114,7 @@ class LiveBranches:
         self._on_reset = on_reset
         self._live: dict[tuple[str, str], LiveBranch] = {}
         self._opened: dict[tuple[str, str], LiveBranch] = {}
+        self._told: set[str] = set()
 
     # Opening
 
@@ -228,11 +235,16 @@ class LiveBranches:
             if live.held is not None and not live.urgent:
                 continue
             live.urgent = False
+            failed: Exception | None = None
             try:
                 await self.commit(live)
             except Exception as error:
                 # Also what nobody foresaw: the filesystem beside must not end with it.
-                await self._failed(live, error)
+                failed = error
+            live.attempted.set()
+            live.attempted = trio.Event()
+            if failed is not None:
+                await self._failed(live, failed)
 
     async def _wait_for_quiet(self, live: LiveBranch) -> None:
         while not live.urgent and live.first_change is not None:
@@ -314,13 +326,52 @@ class LiveBranches:
         root, changes = self._move(live.base, head.commit)
         return (head, committed), root, changes
 
+    # Room for what is written
+
+    @property
+    def is_crowded(self) -> bool:
+        """Whether writers must go through `make_room`: most of the staging area is used."""
+        return self._staging.used > self._staging.limit * CROWDED
+
+    async def make_room(self, size: int) -> None:
+        """Slow a writer of `size` bytes down while commits give room back; Refused(ENOSPC) when none does."""
+        self._hurry()
+        staging = self._staging
+        share = (staging.used / staging.limit - CROWDED) / (1 - CROWDED)
+        await trio.sleep(min(1.0, share) * SLOWEST_S_A_MIB * size / (1 << 20))
+        deadline = trio.current_time() + WAIT_FOR_ROOM_S
+        while not staging.has_room(size):
+            waited_for = self._hurry()
+            if not waited_for or trio.current_time() >= deadline:
+                text = f"{staging.folder}: {staging.limit} bytes wait for their commits already: raise staging_disk"
+                if text not in self._told:
+                    self._told.add(text)
+                    log.warning("%s", text)
+                raise Refused(errno.ENOSPC, text)
+            with trio.move_on_at(deadline):
+                await waited_for[0].attempted.wait()
+        self._told.clear()
+
+    def _hurry(self) -> list[LiveBranch]:
+        """Have all branches that have changes committed at once; which. One that fails keeps its own pace."""
+        found = [live for live in self._live.values() if live.first_change is not None and live.held is None]
+        for live in found:
+            if not live.retries:
+                live.urgent = True
+                live.woken.set()
+        return found
+
     # Transactions
 
-    def start_transaction(self, live: LiveBranch, message: str) -> None:
-        """Hold commits back until the transaction ends. InvalidArgument when one is open."""
+    async def start_transaction(self, live: LiveBranch, message: str) -> None:
+        """Hold commits back until the transaction ends. What was closed before is committed first: an abort must not
+        take it along. InvalidArgument when one is open."""
         self._check_writable(live)
         if live.held is not None:
             raise InvalidArgument(f"{live.name} has an open transaction: finish or abort it first")
+        for _ in range(MOST_COMMITS_FIRST):
+            if await self.commit(live) is None:
+                break
         self._journal.hold(live.row.id, message)
         live.held = message
 
@@ -344,6 +395,8 @@ class LiveBranches:
     def close(self, live: LiveBranch) -> None:
         """Let go of a branch (deleted, or its changes aborted); it is opened anew when it is asked for again."""
         self._live.pop((live.row.repo, live.row.branch), None)
+        live.tree.is_detached = True
+        live.tree.on_change = lambda: None
         live.scope.cancel()
         self._on_reset(live)
 

@@ -27,12 +27,19 @@ ReadBase = Callable[[Content, int, int], bytes]
 
 
 class Staging:
-    """The staging folder of one node. Used by the event loop's thread, and by commits only to read."""
+    """The staging folder of one node. Used by the event loop's thread, and by commits only to read.
 
-    def __init__(self, folder: str) -> None:
+    limit: bytes that may be in it. used: bytes that are; a little more where files were cut short, until `recount`.
+    """
+
+    def __init__(self, folder: str, limit: int = 1 << 62) -> None:
         self.folder = folder
+        self.limit = limit
         os.makedirs(folder, mode=0o700, exist_ok=True)
-        taken = [int(name[1:]) for name in os.listdir(folder) if name[1:].isdigit()]
+        self._sizes = dict.fromkeys(os.listdir(folder), 0)  # staging file or segment → bytes of disk
+        self.used = 0
+        self.recount()
+        taken = [int(name[1:]) for name in self._sizes if name[1:].isdigit()]
         self._numbers = itertools.count(max(taken, default=0) + 1)
         self._segment: _Segment | None = None
         self._segments: dict[str, _Segment] = {}
@@ -40,8 +47,35 @@ class Staging:
         self._limbo: list[tuple[int, int, str, int]] = []  # (branch, last record naming it, name, descriptor or -1)
         self._settled: dict[int, int] = {}  # branch → its records up to this number are in a commit
 
+    def has_room(self, size: int) -> bool:
+        """Whether `size` more bytes are within the limit."""
+        if self.used + size > self.limit:
+            self.recount()
+        return self.used + size <= self.limit
+
+    def recount(self) -> None:
+        """Ask the disk how much there is."""
+        for name in self._sizes:
+            try:
+                self._sizes[name] = os.stat(self.path(name)).st_blocks * 512
+            except FileNotFoundError:
+                self._sizes[name] = 0
+        self.used = sum(self._sizes.values())
+
+    def grew(self, name: str, size: int) -> None:
+        """Some bytes more are in a file."""
+        self._sizes[name] = self._sizes.get(name, 0) + size
+        self.used += size
+
+    def _remove(self, name: str) -> None:
+        self.used -= self._sizes.pop(name, 0)
+        _unlink(self.path(name))
+
     def admit(self, size: int) -> None:
-        """ENOSPC when the disk has no room for `size` more bytes: said at write, so that a close never fails."""
+        """ENOSPC when the limit or the disk has no room for `size` more bytes: said at write, so that a close never
+        fails."""
+        if self.used + size > self.limit and not self.has_room(size):
+            raise Refused(errno.ENOSPC, f"{self.folder}: {self.limit} bytes wait for their commits already")
         self._admitted += size
         if self._admitted < _LOOK:
             return
@@ -62,6 +96,7 @@ class Staging:
         _write_all(segment.fd, data, offset)
         segment.size += len(data)
         segment.users += 1
+        self.grew(segment.name, len(data))
         return segment, offset
 
     def segment(self, name: str) -> _Segment:
@@ -80,7 +115,7 @@ class Staging:
         if not segment.users:
             del self._segments[name]
             os.close(segment.fd)
-            _unlink(os.path.join(self.folder, name))
+            self._remove(name)
 
     def retire(self, name: str, fd: int, seq: int, branch: int) -> None:
         """Nothing reads this segment's part or staging file any more, but journal records of `branch` up to `seq` may
@@ -102,12 +137,13 @@ class Staging:
                 self.release(name)
             else:
                 os.close(fd)
-                _unlink(self.path(name))
+                self._remove(name)
         self._limbo = keep
 
     def new_file(self) -> tuple[str, int]:
         """(name, descriptor) of a fresh staging file."""
         name = f"f{next(self._numbers)}"
+        self._sizes[name] = 0
         return name, os.open(self.path(name), os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
 
     def path(self, name: str) -> str:
@@ -132,7 +168,7 @@ class Staging:
         """Remove what a dead process left that no journal record names."""
         for name in os.listdir(self.folder):
             if name not in used and name not in self._segments:
-                _unlink(self.path(name))
+                self._remove(name)
 
     def close(self) -> None:
         """Close descriptors; files stay."""
@@ -187,8 +223,8 @@ class StagedFile:
 
     @property
     def is_small(self) -> bool:
-        """Whether the bytes lie among others in a segment, so that a change copies them anyway."""
-        return self._in_segment
+        """Whether a change is made to a copy, so that what was closed stays."""
+        return self._in_segment or self.size <= SMALL
 
     # Changing
 
@@ -204,7 +240,7 @@ class StagedFile:
             self.extents.add(min(offset, self.size), end)
         else:
             _write_all(self._fd, data, offset)
-            self.extents.add(offset, end)
+            self._staging.grew(self._name, self.extents.add(offset, end))
         self.size = max(self.size, end)
         self.version += 1
 
@@ -231,6 +267,7 @@ class StagedFile:
         if self._memory is not None and end > SMALL:
             self._name, self._fd = self._staging.new_file()
             _write_all(self._fd, self._memory, 0)
+            self._staging.grew(self._name, len(self._memory))
             self._memory = None
         elif self._memory is None and self._fd < 0:
             self._name, self._fd = self._staging.new_file()
@@ -250,6 +287,7 @@ class StagedFile:
             elif self._fd >= 0:
                 found._memory = None
                 found._name, found._fd = self._staging.new_file()
+                self._staging.grew(found._name, found.extents.covered())
                 found._whole = False
                 self._successor = found
         if not found._whole:

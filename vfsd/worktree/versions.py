@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from vfsd.model.entry import Entry
 from vfsd.repo.chunklist import content_of
 from vfsd.worktree.node import WorkNode
 from vfsd.worktree.records import FileRecord, LinkRecord
@@ -60,7 +61,7 @@ def close(tree: Worktree, node: WorkNode) -> None:
 def record(tree: Worktree, node: WorkNode) -> None:
     """Record a file's whole state, unless the journal has it already."""
     path, file = node.path(), node.file
-    if path is None or file is None or tree.replaying:
+    if path is None or file is None or tree.replaying or tree.is_detached:
         return
     stored = file.store()
     state = (file.version, node.attributes)
@@ -70,6 +71,12 @@ def record(tree: Worktree, node: WorkNode) -> None:
     file.recorded = tree.record(FileRecord(path, node.attributes, file.size, file.base, file.base_limit, stored, made))
     file.recorded_state = state
     file.is_journalled = True
+
+
+def may_be(node: WorkNode, entry: Entry) -> bool:
+    """Whether a committed entry of the same link number is a name of `node`. Of a file that is as committed the bytes
+    tell: two nodes that wrote through different names at once have made two files of it."""
+    return bool(node.changed) or not node.placed or node.entry is None or node.entry.digest == entry.digest
 
 
 def record_new(tree: Worktree, node: WorkNode) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import itertools
+import os
 import time
 from collections.abc import Callable, Iterator
 
@@ -68,8 +69,12 @@ class Worktree:
         self.read_only = ""  # why users may not write here; empty when they may
         self._changes = itertools.count(1)
         self.linked: dict[int, WorkNode] = {}  # link number → the inode that its names share
-        self.found: links.Found | None = None  # names of hard-linked files that a search found; None: not searched
+        self.names: links.Names | None = None  # of hard-linked files, as the last search found them
+        self.names_epoch = 0
+        self._salt = os.urandom(16)
+        self._numbered: dict[int, int] = {}  # link number → inode number that the file had before
         self.replaying = False
+        self.is_detached = False  # its branch is deleted, or opened anew without what was changed here
         self.replayed_time = 0
         self.moment = 0  # when the operation under way began: what all names and directories in it get
         self.root = WorkNode(self, next(numbers), Kind.DIR, b"", None)
@@ -91,13 +96,14 @@ class Worktree:
         """The inode of a committed entry that has none yet."""
         link = entry.more.link
         node = self.linked.get(link) if link else None
-        if node is not None and node.parent and node.entry is not None and node.entry.digest == entry.digest:
+        if node is not None and node.parent and versions.may_be(node, entry):
             node.links.append((parent, entry.name))
             node.unseen = max(0, node.unseen - 1)
             if node.changed:
                 _mark_above(parent)  # the change is one of this name too
         else:
-            node = WorkNode(self, next(self._numbers), entry.kind, entry.name, parent)
+            known = self._numbered.get(link) or links.inode_number(self._salt, link) if link and not node else 0
+            node = WorkNode(self, known or next(self._numbers), entry.kind, entry.name, parent)
             node.adopt(entry)
             node.placed = True
             if link:
@@ -209,7 +215,9 @@ class Worktree:
         links.need_names(self, node)
         versions.record_new(self, node)
         self.record(LinkRecord(path, (*self._path(parent), name), self.moment))
-        node.link = node.link or new_link()
+        if not node.link:
+            node.link = new_link()
+            self._numbered[node.link] = node.ino
         self.linked[node.link] = node
         node.links.append((parent, name))
         parent.children[name] = node
@@ -237,7 +245,7 @@ class Worktree:
                 versions.record_new(self, each)
         self.record(MoveRecord((*self._path(parent), name), (*self._path(to), new), exchange, self.moment))
         if node.kind == Kind.DIR or (other is not None and other.kind == Kind.DIR):
-            self.found = None
+            self.names_epoch += 1
         if other is not None:
             self._unbind(to, new, other)
         self._unbind(parent, name, node)
@@ -382,8 +390,8 @@ class Worktree:
     # Journal
 
     def record(self, record: Record) -> int:
-        """Append to the journal, unless it is being replayed; the record's number."""
-        if not self.replaying:
+        """Append to the journal, unless it is being replayed, or nobody will replay it; the record's number."""
+        if not self.replaying and not self.is_detached:
             self.last_record = self.journal.append(self.row.id, encode_record(record))
         return self.last_record
 

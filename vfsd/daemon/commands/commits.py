@@ -9,10 +9,8 @@ import click
 from vfsd.daemon import control
 from vfsd.daemon.invocation import FactsCommand, Invocation
 from vfsd.daemon.output import print_json, print_line
-from vfsd.daemon.session import settings_for
+from vfsd.daemon.session import daemon_facts, settings_for
 from vfsd.model.location import parse_branch
-from vfsd.repo.repository import read_format
-from vfsd.store.open import open_store
 
 
 class CommitGroup(click.Group):
@@ -103,15 +101,12 @@ def abort(invocation: Invocation, branch: str) -> None:
 def _ask(invocation: Invocation, question: str, branch: str, message: str) -> Any:
     parse_branch(branch)
     settings = settings_for(invocation)
-    store = open_store(settings.store)
-    try:
-        store_id = read_format(store).id
-    finally:
-        store.close()
-    path = control.socket_path(settings.node_dir(store_id))
-    answer = control.ask(path, question, branch=branch, message=message)
-    if answer is not None:
-        return answer
+    facts = daemon_facts(settings)
+    if facts is not None:
+        path = control.socket_path(settings.node_dir(facts["store_id"]))
+        answer = control.ask(path, question, branch=branch, message=message)
+        if answer is not None:
+            return answer
     import trio  # noqa: PLC0415
 
     from vfsd.daemon.node import ask_without_daemon  # noqa: PLC0415

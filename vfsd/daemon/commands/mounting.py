@@ -15,8 +15,8 @@ from vfsd.daemon import control
 from vfsd.daemon.config import Settings
 from vfsd.daemon.invocation import FactsCommand, Invocation, StoreCommand
 from vfsd.daemon.notify import READY_FD, tell_parent
-from vfsd.daemon.output import print_fields, print_json, print_line, print_table, short
-from vfsd.daemon.session import settings_for
+from vfsd.daemon.output import print_fields, print_json, print_line, print_table, short, shown_size
+from vfsd.daemon.session import daemon_facts, opened_store, settings_for
 from vfsd.model.errors import NotFound, Unavailable, VfsdError
 from vfsd.repo.repository import init_store, read_format
 from vfsd.store.open import open_store
@@ -163,14 +163,10 @@ def status(invocation: Invocation) -> None:
       vfsd status
     """
     settings = settings_for(invocation)
-    store = open_store(settings.store)
-    try:
-        store_id = read_format(store).id
-        url = store.url
-    finally:
-        store.close()
-    folder = settings.node_dir(store_id)
-    facts = control.ask(control.socket_path(folder), "status") or _without_daemon(url, store_id, folder)
+    facts = daemon_facts(settings)
+    if facts is None:
+        with opened_store(settings) as (store, store_format):
+            facts = _without_daemon(store.url, store_format.id, settings.node_dir(store_format.id))
     if invocation.json:
         print_json(facts)
         return
@@ -180,6 +176,7 @@ def status(invocation: Invocation) -> None:
         ("mountpoint", facts.get("mountpoint") or ""),
         ("process", str(facts.get("pid") or "")),
         ("since", facts.get("started") or ""),
+        ("staging", _staging(facts.get("staging"))),
     ])  # fmt: skip
     if facts["branches"]:
         print_line()
@@ -190,6 +187,10 @@ def status(invocation: Invocation) -> None:
                 for row in facts["branches"]
             ),
         )
+
+
+def _staging(facts: dict[str, int] | None) -> str:
+    return "" if facts is None else f"{shown_size(facts['used'])} of {shown_size(facts['limit'])}"
 
 
 def _without_daemon(url: str, store_id: str, folder: str) -> dict[str, Any]:

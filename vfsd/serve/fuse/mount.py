@@ -103,7 +103,7 @@ def mount(operations: Operations, mountpoint: str, source: str, options: set[str
     try:
         pyfuse3.init(operations, mountpoint, words)
     except RuntimeError as error:
-        raise Unavailable(f"{mountpoint} cannot be mounted: {error}: see the lines above") from None
+        raise Unavailable(f"{mountpoint} cannot be mounted: {error}: check the values of -o") from None
     session.begin(device())
     _tune(mountpoint)
 

@@ -11,8 +11,7 @@ import inspect
 import logging
 import os
 import stat
-from collections import deque
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
 import pyfuse3
@@ -23,8 +22,9 @@ from vfsd.model.entry import KIND_OF, Entry, Kind
 from vfsd.model.errors import NotCached, VfsdError
 from vfsd.repo.chunklist import content_of
 from vfsd.serve.fuse.attributes import FOREVER, attributes
+from vfsd.serve.fuse.handles import OpenDirectory, OpenFile
 from vfsd.serve.loads import Loads
-from vfsd.serve.readahead import Readahead, Reader
+from vfsd.serve.readahead import Readahead
 from vfsd.serve.view import Folder, Node, SnapNode, View
 from vfsd.worktree.adopt import Stale
 from vfsd.worktree.node import WorkNode
@@ -33,54 +33,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 MAX_XATTR = 64 << 10
 DOTS = 2  # `.` and `..`, the first two positions of each directory
-POSITIONS = 1 << 16  # names of an open directory that are remembered for seekdir(3)
 _USER = b"user."
-
-
-class OpenFile:
-    """An open file description."""
-
-    __slots__ = ("append", "node", "reader", "write")
-
-    def __init__(self, node: SnapNode | WorkNode, *, write: bool) -> None:
-        self.node = node
-        self.write = write
-        self.reader = Reader()
-
-
-class OpenDirectory:
-    """An open directory: where its listing is. `number` counts the names that were handed out, the position that the
-    kernel knows; `names` are the last of them, so that it may go back to a position whatever was removed meanwhile."""
-
-    __slots__ = ("last", "listing", "names", "node", "number")
-
-    def __init__(self, node: Node) -> None:
-        self.node = node
-        self.listing: Iterator[tuple[bytes, Node | Entry | None]] | None = None
-        self.names: deque[bytes] = deque(maxlen=POSITIONS)
-        self.last: bytes | None = None
-        self.number = 0
-
-    def handed_out(self, name: bytes) -> None:
-        """The kernel has taken a name."""
-        self.number += 1
-        self.last = name
-        self.names.append(name)
-
-    def begin(self) -> None:
-        """Go back to the first name."""
-        self.number, self.last, self.listing = 0, None, None
-        self.names.clear()
-
-    def go_back(self, number: int) -> bool:
-        """Go back to behind the first `number` names; whether these are known."""
-        back = self.number - number
-        if not 0 < number <= self.number or back >= len(self.names):
-            return False
-        for _ in range(back):
-            self.names.pop()
-        self.number, self.last, self.listing = number, self.names[-1], None
-        return True
 
 
 def guarded(operations: type[T]) -> type[T]:
@@ -391,7 +344,16 @@ class Operations(pyfuse3.Operations):
     async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:
         node = self._files[fh].node
         assert isinstance(node, WorkNode)
-        return await self._run(lambda: node.head.write(node, off, buf))
+        try:
+            if self._view.live.is_crowded:
+                await self._view.live.make_room(len(buf))
+            return node.head.write(node, off, buf)
+        except NotCached:
+            return await self._run(lambda: node.head.write(node, off, buf))
+        except VfsdError as error:
+            raise self._errno(error) from None
+        except OSError as error:
+            raise FUSEError(error.errno or errno.EIO) from None
 
     async def flush(self, fh: FileHandleT) -> None:
         file = self._files[fh]

@@ -1,0 +1,73 @@
+"""The bound on what waits for its commit: writers are slowed down, then told at `write`, and nothing closed is lost."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.mount.conftest import Mounted
+
+MIB = 1 << 20
+
+
+@pytest.fixture
+def small(node: Mounted) -> Mounted:
+    """A mount whose staging area holds 8 MiB, and which commits by itself only when it has to."""
+    config = Path(node.environ["VFSD_CONFIG"])
+    config.write_text('quiet_s = 1000\nmax_wait_s = 1000\nstaging_disk = "8MiB"\n')
+    node.mount()
+    (node.path / "data").mkdir()
+    return node
+
+
+def test_more_than_the_limit_can_be_written_as_long_as_commits_give_room(small: Mounted) -> None:
+    top = small.path / "data" / "main"
+    contents = {f"{number:02}": os.urandom(MIB) for number in range(30)}
+    for name, content in contents.items():
+        (top / name).write_bytes(content)
+    assert {name: (top / name).read_bytes() for name in contents} == contents
+    assert small.facts("status")["staging"]["used"] <= 8 * MIB
+    small.run("commit", "data/main")
+    assert (small.path / "data/main@~0/07").read_bytes() == contents["07"]
+
+
+def test_what_no_commit_can_give_room_for_is_refused_at_write(small: Mounted) -> None:
+    top = small.path / "data" / "main"
+    (top / "closed").write_bytes(b"closed")
+    with open(top / "large", "wb", buffering=0) as file:
+        with pytest.raises(OSError) as refused:
+            file.writelines(bytes(MIB) for _ in range(20))
+        assert refused.value.errno == errno.ENOSPC
+        written = file.tell()
+    assert 6 * MIB < written <= 8 * MIB
+    assert (top / "large").read_bytes() == bytes(written)  # closed without an error, as far as it was written
+    assert "raise staging_disk" in small.log()
+    (top / "large").unlink()
+    (top / "more").write_bytes(bytes(4 * MIB))
+    small.umount()
+    small.mount()
+    assert {path.name: path.stat().st_size for path in top.iterdir()} == {"closed": 6, "more": 4 * MIB}
+
+
+def test_a_transaction_keeps_its_room(small: Mounted) -> None:
+    """It may not be committed, so it cannot give room either."""
+    top = small.path / "data" / "main"
+    small.run("commit", "start", "data/main")
+    with pytest.raises(OSError) as refused:
+        for number in range(20):
+            (top / f"{number}").write_bytes(bytes(MIB))
+    assert refused.value.errno == errno.ENOSPC
+    small.run("commit", "finish", "data/main")
+    (top / "after").write_bytes(bytes(4 * MIB))
+    assert (top / "after").stat().st_size == 4 * MIB
+
+
+def test_status_says_how_much_waits(small: Mounted) -> None:
+    (small.path / "data/main/a").write_bytes(bytes(3 * MIB))
+    facts = small.facts("status")["staging"]
+    assert facts["limit"] == 8 * MIB
+    assert 3 * MIB <= facts["used"] < 4 * MIB
+    assert "of 8.0 MiB" in small.run("status").stdout
