@@ -13,7 +13,7 @@ import trio
 
 from tests.daemon.program import Done, Program
 from tests.pipeline.workshop import Running, Workshop
-from vfsd.daemon import control
+from vfsd.daemon import control, control_server
 from vfsd.repo.repository import read_format
 from vfsd.store.local import LocalStore
 
@@ -46,7 +46,7 @@ async def running(vfsd: Program) -> AsyncIterator[Running]:
     try:
         async with shop.service() as service, trio.open_nursery() as nursery:
             path = control.socket_path(str(node))
-            nursery.start_soon(control.serve, path, {"status": status})
+            nursery.start_soon(control_server.serve, path, {"status": status})
             while await trio.to_thread.run_sync(control.ask, path, "status") is None:
                 pass  # not listening yet
             yield service

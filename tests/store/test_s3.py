@@ -77,13 +77,13 @@ def test_reads_and_listings_are_tried_again(store: ObjectStore, proxy: Proxy, mi
 def test_retrying_ends_when_the_time_is_up(
     store: ObjectStore, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(s3, "BUDGET", 0.5)
+    monkeypatch.setattr(s3, "BUDGET", 3.0)
     proxy.expect("GET", *[Mishap.SLOW_DOWN] * 1000)
     begun = time.monotonic()
     with pytest.raises(Unavailable, match="SlowDown"):
         store.get("refs/r/main")
     assert 1 < len(proxy.seen) < 1000
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - begun < 15
 
 
 def test_what_is_not_there_is_asked_for_once(store: ObjectStore, proxy: Proxy) -> None:

@@ -18,7 +18,7 @@ import trio
 
 from vfsd import __version__
 from vfsd.cache.chunk_cache import ChunkCache
-from vfsd.daemon import control
+from vfsd.daemon import control, control_server
 from vfsd.daemon.config import Settings
 from vfsd.daemon.notify import notify, tell_parent
 from vfsd.index.index import Index
@@ -156,7 +156,7 @@ class Daemon:
             try:
                 await nursery.start(self._watch)
                 nursery.start_soon(self._stop_at_signal)
-                nursery.start_soon(control.serve, control.socket_path(node.folder), self._handlers())
+                nursery.start_soon(control_server.serve, control.socket_path(node.folder), self._handlers())
                 await self._recover(loads)
                 if not options.read_only:
                     await nursery.start(self._run_pipelines)
@@ -305,7 +305,7 @@ class Daemon:
 
     # What the control socket asks
 
-    def _handlers(self) -> dict[str, control.Handler]:
+    def _handlers(self) -> dict[str, control_server.Handler]:
         own = {"status": self._status, "pause": self._pause, "resume": self._resume}
         return {**own, **BranchQuestions(self._live, self._loads).handlers()}
 
@@ -333,7 +333,7 @@ class BranchQuestions:
         self._live = live
         self._loads = loads
 
-    def handlers(self) -> dict[str, control.Handler]:
+    def handlers(self) -> dict[str, control_server.Handler]:
         """question → handler."""
         return {"commit": self._commit, "start": self._start, "finish": self._finish, "abort": self._abort}
 

@@ -1,0 +1,77 @@
+"""Answering on the control socket (daemon.control)."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import msgspec
+import trio
+
+from vfsd.daemon.control import Facts
+from vfsd.model.errors import VfsdError
+
+log = logging.getLogger(__name__)
+Handler = Callable[[Facts], Awaitable[Any]]
+MAX_LINE = 1 << 20
+
+
+async def serve(path: str, handlers: dict[str, Handler]) -> None:
+    """Answer until cancelled."""
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass
+    listener = trio.socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    # Bound by a short name: a socket's path has 107 bytes at most, a state directory may be deeper.
+    folder = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        await listener.bind(f"/proc/self/fd/{folder}/{os.path.basename(path)}")
+    finally:
+        os.close(folder)
+    os.chmod(path, 0o600)
+    listener.listen(16)
+
+    async def answer(stream: trio.SocketStream) -> None:
+        await _answer(stream, handlers)
+
+    async with trio.open_nursery() as nursery:
+        await trio.serve_listeners(answer, [trio.SocketListener(listener)], handler_nursery=nursery)
+
+
+async def _answer(stream: trio.SocketStream, handlers: dict[str, Handler]) -> None:
+    async with stream:
+        result = await _result(await _line(stream), handlers)
+        try:
+            await stream.send_all(msgspec.json.encode(result) + b"\n")
+        except trio.BrokenResourceError:
+            pass  # whoever asked does not wait for the answer any more
+
+
+async def _result(line: bytes, handlers: dict[str, Handler]) -> Facts:
+    try:
+        question = msgspec.json.decode(line, type=Facts)
+        handler = handlers[question["ask"]]
+    except (KeyError, TypeError, msgspec.MsgspecError):
+        return {"error": "the daemon does not understand this command: are both of one version?", "exit": 1}
+    try:
+        return {"ok": await handler(question)}
+    except VfsdError as error:
+        return {"error": str(error), "exit": error.exit_code}
+    except Exception as error:
+        # The daemon goes on: one question that nobody foresaw must not take the mount with it.
+        log.exception("%s failed", question["ask"])
+        return {"error": f"unexpected {type(error).__name__}: {error} (the daemon's log shows where)", "exit": 1}
+
+
+async def _line(stream: trio.SocketStream) -> bytes:
+    data = b""
+    while not data.endswith(b"\n") and len(data) < MAX_LINE:
+        part = await stream.receive_some()
+        if not part:
+            break
+        data += part
+    return data
