@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from pathlib import Path
 
@@ -57,6 +58,21 @@ def test_writing_takes_the_set_user_id_bits_away(script: Path) -> None:
     with script.open("a") as file:
         file.write("true\n")
     assert script.stat().st_mode & 0o7777 == 0o755
+
+
+@pytest.mark.parametrize(("mode", "after"), [(0o6755, 0o755), (0o6745, 0o2745), (0o1755, 0o1755)])
+def test_another_owner_takes_them_away_too(script: Path, mode: int, after: int) -> None:
+    script.chmod(mode)
+    os.chown(script, 65534, 65534)
+    assert script.stat().st_mode & 0o7777 == after
+
+
+def test_a_directory_keeps_its_bits_with_another_owner(script: Path) -> None:
+    folder = script.parent / "folder"
+    folder.mkdir()
+    folder.chmod(0o6755)
+    os.chown(folder, 65534, 65534)
+    assert folder.stat().st_mode & 0o7777 == 0o6755
 
 
 def test_what_another_node_commits_replaces_pages_that_the_kernel_holds(

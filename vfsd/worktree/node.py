@@ -99,6 +99,11 @@ class WorkNode:
             self.parent = None
             self.name = self.name or b"?"
 
+    def drop_set_ids(self) -> None:
+        """A file was written or got another owner: nobody may run it as its owner or group unasked."""
+        if self.mode & 0o6000 and self.kind != Kind.DIR:
+            self.mode &= ~0o6000 if self.mode & 0o010 else ~0o4000
+
     @property
     def attributes(self) -> Attributes:
         """What the journal keeps of the attributes."""

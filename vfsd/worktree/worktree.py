@@ -74,8 +74,7 @@ class Worktree:
         self._salt = os.urandom(16)
         self._numbered: dict[int, int] = {}  # link number → inode number that the file had before
         self.replaying = False
-        self.is_detached = False  # its branch is deleted, or opened anew without what was changed here
-        self.replayed_time = 0
+        self.is_detached, self.replayed_time = False, 0  # detached: the branch is deleted or opened anew without this
         self.moment = 0  # when the operation under way began: what all names and directories in it get
         self.root = WorkNode(self, next(numbers), Kind.DIR, b"", None)
         self.root.adopt(root)
@@ -271,6 +270,8 @@ class Worktree:
         links.need_names(self, node)
         if mode is not None:
             node.mode = mode & 0o7777
+        elif (uid, gid) != (None, None):
+            node.drop_set_ids()
         if uid is not None:
             node.uid = uid
         if gid is not None:
@@ -350,8 +351,7 @@ class Worktree:
 
     def _wrote(self, node: WorkNode) -> None:
         node.mtime = node.ctime = self.now()
-        if node.mode & 0o6000:
-            node.mode &= ~0o6000 if node.mode & 0o010 else ~0o4000
+        node.drop_set_ids()
         if not node.changed or not node.writers:
             self._touch(node)
 
