@@ -7,10 +7,8 @@ were is not looked at here. What is damaged is named in the result, and the rest
 from __future__ import annotations
 
 import re
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
 
@@ -18,6 +16,7 @@ from vfsd.index.index import CommitRow, Index, PlaceRow
 from vfsd.model.commit import BranchHead, Tag, decode
 from vfsd.model.errors import Damaged, NotFound
 from vfsd.model.ids import CommitId, PackId
+from vfsd.repo.ahead import ahead
 from vfsd.repo.commit_object import CommitObject, parse
 from vfsd.repo.commits import commit_key
 from vfsd.repo.pack import HEAD, Blob, read_directory
@@ -31,8 +30,6 @@ _PACK_NAME = re.compile(r"[0-9a-f]{32}")
 _COMMIT_NAME = re.compile(r"[0-9a-f]{64}")
 
 Progress = Callable[[str, int], None]  # called with ("packs" | "commits" | "refs", how many since the last call)
-T = TypeVar("T")
-U = TypeVar("U")
 
 
 class RebuildResult(msgspec.Struct, frozen=True):
@@ -77,7 +74,7 @@ class _Rebuild:
     # Packs
 
     def packs(self, pool: ThreadPoolExecutor) -> None:
-        for stat, blobs in _map(pool, self._pack, self._store.list("packs/")):
+        for stat, blobs in ahead(pool, self._pack, self._store.list("packs/"), 2 * PARALLEL):
             if isinstance(blobs, Damaged):
                 self._problems.append(str(blobs))
             elif blobs is not None:
@@ -109,7 +106,7 @@ class _Rebuild:
 
     def commits(self, pool: ThreadPoolExecutor) -> None:
         rows: list[CommitRow] = []
-        for _, found in _map(pool, self._commit, self._store.list("commits/")):
+        for _, found in ahead(pool, self._commit, self._store.list("commits/"), 2 * PARALLEL):
             if isinstance(found, Damaged):
                 self._problems.append(str(found))
             elif found is not None:
@@ -148,7 +145,7 @@ class _Rebuild:
         heads: list[tuple[str, str, bytes]] = []
         kinds: tuple[tuple[str, type[BranchHead | Tag]], ...] = (("refs/", BranchHead), ("tags/", Tag))
         for prefix, kind in kinds:
-            for stat, read in _map(pool, self._ref, self._store.list(prefix)):
+            for stat, read in ahead(pool, self._ref, self._store.list(prefix), 2 * PARALLEL):
                 if read is None:
                     continue
                 data, etag = read
@@ -215,20 +212,3 @@ def _complete(parents: dict[CommitId, tuple[CommitId, ...]]) -> list[CommitId]:
             if waiting[child] == 0:
                 done.append(child)
     return done
-
-
-def _map(pool: ThreadPoolExecutor, act: Callable[[T], U], items: Iterable[T]) -> Iterator[tuple[T, U]]:
-    """(item, result) in order; a few items ahead at most are taken from `items`, which may be a long listing."""
-    ahead: deque[tuple[T, Future[U]]] = deque()
-    try:
-        for item in items:
-            ahead.append((item, pool.submit(act, item)))
-            if len(ahead) >= 2 * PARALLEL:
-                first, future = ahead.popleft()
-                yield first, future.result()
-        while ahead:
-            first, future = ahead.popleft()
-            yield first, future.result()
-    finally:
-        for _, future in ahead:
-            future.cancel()

@@ -372,6 +372,8 @@ class LiveBranches:
         for _ in range(MOST_COMMITS_FIRST):
             if await self.commit(live) is None:
                 break
+        if live.held is not None:
+            raise InvalidArgument(f"{live.name} has an open transaction: somebody else has just begun it")
         self._journal.hold(live.row.id, message)
         live.held = message
 

@@ -36,8 +36,7 @@ from vfsd.worktree.records import (
 from vfsd.worktree.renaming import EXCHANGE, check_rename
 from vfsd.worktree.staging import StagedFile, Staging
 
-MAX_NAME = 255
-MAX_FILE = 1 << 62
+MAX_NAME, MAX_FILE = 255, 1 << 62  # bytes
 
 
 class Worktree:
@@ -428,6 +427,7 @@ class Worktree:
             self._touch(node)  # its other names say in commits how many there are
         elif self.linked.get(node.link) is node:
             del self.linked[node.link]
+            self._numbered.pop(node.link, None)
         self._changed_names(parent)
 
     def _changed_names(self, parent: WorkNode) -> None:
