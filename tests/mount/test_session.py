@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tests.mount.conftest import Mounted
 from tests.mount.test_namespace import wait_for
-from vfsd.serve.fuse.session import MAX_BACKGROUND, WANTED, amended
+from vfsd.serve.fuse.session import MAX_BACKGROUND, READ_AHEAD, WANTED, amended
 
 AUTO_INVAL_DATA, EXPLICIT_INVAL_DATA = 1 << 12, 1 << 25
 words = st.integers(0, (1 << 32) - 1)
@@ -31,11 +31,12 @@ def answer(flags: int, error: int = 0) -> bytes:
 def test_only_what_the_kernel_offers_is_added(offered: int, flags: int) -> None:
     before = answer(flags)
     after = amended(question(offered), before)
-    now, background = struct.unpack_from("=IH", after, 16 + 12)
+    ahead, now, background = struct.unpack_from("=IIH", after, 16 + 8)
+    assert ahead == READ_AHEAD
     assert now & WANTED == (flags | offered) & WANTED
     assert not (now & EXPLICIT_INVAL_DATA and now & AUTO_INVAL_DATA)
     assert background == MAX_BACKGROUND
-    assert (after[:28], after[36:]) == (before[:28], before[36:])
+    assert (after[:24], after[36:]) == (before[:24], before[36:])
 
 
 @given(data=st.binary(max_size=60))
@@ -43,6 +44,14 @@ def test_a_refusal_or_something_else_passes_as_it_is(data: bytes) -> None:
     assert amended(question(WANTED), answer(0, -71)) == answer(0, -71)
     assert amended(data[:30], answer(0)) == answer(0)
     assert amended(question(WANTED), data[:20]) == data[:20]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can have the kernel read further ahead")
+def test_the_kernel_reads_as_far_ahead_as_it_is_told(mounted: Mounted) -> None:
+    assert (mounted.path / "data").is_dir()  # answered, so the handshake is behind us
+    number = os.stat(mounted.path).st_dev
+    allowed = Path(f"/sys/class/bdi/{os.major(number)}:{os.minor(number)}/read_ahead_kb").read_text()
+    assert int(allowed) == READ_AHEAD >> 10
 
 
 @pytest.fixture

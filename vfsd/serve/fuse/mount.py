@@ -12,11 +12,9 @@ import pyfuse3
 
 from vfsd.model.errors import AccessDenied, AlreadyExists, InvalidArgument, NotFound, Unavailable
 from vfsd.serve.fuse.operations import Operations
-from vfsd.serve.fuse.session import device, stand_in
+from vfsd.serve.fuse.session import MAX_BACKGROUND, READ_AHEAD, device, stand_in
 
 log = logging.getLogger(__name__)
-READ_AHEAD_KIB = 4096
-MAX_BACKGROUND = 64  # requests that the kernel keeps in flight for readahead
 WORKERS = 64
 KNOWN_OPTIONS = frozenset({"allow_other", "allow_root", "noatime", "ro", "rw", "dev", "suid", "exec", "nodev", "nosuid",
                            "noexec", "max_read", "fsname", "subtype", "default_permissions", "auto_unmount"})
@@ -115,7 +113,7 @@ def _tune(mountpoint: str) -> None:
         return
     minor = row.device.split(":")[1]
     for path, value in (
-        (f"/sys/class/bdi/{row.device}/read_ahead_kb", READ_AHEAD_KIB),
+        (f"/sys/class/bdi/{row.device}/read_ahead_kb", READ_AHEAD >> 10),
         (f"/sys/fs/fuse/connections/{minor}/max_background", MAX_BACKGROUND),
     ):
         try:

@@ -20,6 +20,7 @@ import trio
 
 DEVICE = "/dev/fuse"
 MAX_BACKGROUND = 64  # requests for readahead and asynchronous writes that the kernel keeps in flight
+READ_AHEAD = 4 << 20  # bytes that the kernel may read ahead: allowed here, set in sysfs (see mount.py)
 LONGEST_TURN_S = 0.001  # for which requests are answered one after the other before anything else runs
 _MESSAGE = 1 << 16
 
@@ -42,17 +43,17 @@ def amended(question: bytes, answer: bytes) -> bytes:
     - HANDLE_KILLPRIV_V2: writing clears the set-user-ID bits here, so that the kernel need not ask for the attribute
       security.capability before each write.
     - CACHE_SYMLINKS: targets of symbolic links.
-    - max_background.
+    - max_background, and a limit of readahead that leaves room for what sysfs is told: the kernel takes the less of both.
     """
     size = _HEADER.size + _INIT.size
     if len(answer) < size or len(question) < _FIRST or _HEADER.unpack_from(answer)[1]:
         return answer
     (offered,) = struct.unpack_from("=I", question, _FIRST - 4)
-    major, minor, readahead, flags, _, _ = _INIT.unpack_from(answer, _HEADER.size)
+    major, minor, _, flags, _, _ = _INIT.unpack_from(answer, _HEADER.size)
     flags |= WANTED & offered
     if flags & _EXPLICIT_INVAL_DATA:
         flags &= ~_AUTO_INVAL_DATA
-    init = _INIT.pack(major, minor, readahead, flags, MAX_BACKGROUND, MAX_BACKGROUND * 3 // 4)
+    init = _INIT.pack(major, minor, READ_AHEAD, flags, MAX_BACKGROUND, MAX_BACKGROUND * 3 // 4)
     return answer[: _HEADER.size] + init + answer[size:]
 
 
