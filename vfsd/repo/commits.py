@@ -10,6 +10,7 @@ from vfsd.index.index import CommitRow, Index, PlaceRow
 from vfsd.model.errors import NotFound
 from vfsd.model.ids import CommitId
 from vfsd.repo.commit_object import CommitObject, parse, parse_head
+from vfsd.repo.containers import Containers
 from vfsd.repo.pack import NODE
 from vfsd.store.api import ObjectStore
 
@@ -24,8 +25,9 @@ def commit_key(commit: str) -> str:
 class Commits:
     """Commit objects of one store; blocks, safe from any thread."""
 
-    def __init__(self, store: ObjectStore, index: Index) -> None:
+    def __init__(self, store: ObjectStore, index: Index, containers: Containers) -> None:
         self._store = store
+        self._containers = containers
         self._index = index
 
     def cached(self, commit: CommitId) -> CommitObject | None:
@@ -43,8 +45,8 @@ class Commits:
         except NotFound:
             raise NotFound(f"there is no commit {commit} in {self._store.url}") from None
         found, head = parse(data, commit)
-        # The small trees that came along are read next, most likely.
         raw = bytes.fromhex(commit)
+        self._containers.keep(raw, data)  # the small trees that came along are read next, most likely
         blobs = found.hints.blobs
         self._index.add_places([PlaceRow(blob.id, raw, blob.offset, blob.length) for blob in blobs])
         self.keep(found, head)

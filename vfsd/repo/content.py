@@ -22,11 +22,14 @@ def read_content(nodes: NodeSource, source: ChunkSource, content: Content, offse
     end = min(offset + size, content.size)
     if offset >= end:
         return b""
+    size = end - offset
     parts = []
     for start, chunk in iter_chunks(nodes, content, offset):
         data = source(chunk)
         low, high = max(offset - start, 0), min(end - start, chunk.size)
-        parts.append(data if high - low == len(data) else data[low:high])
+        if high - low == size:
+            return data[low:high]
+        parts.append(memoryview(data)[low:high])
         if start + chunk.size >= end:
             break
-    return parts[0] if len(parts) == 1 else b"".join(parts)
+    return b"".join(parts)  # the only copy that is made here

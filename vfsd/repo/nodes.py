@@ -11,8 +11,8 @@ from vfsd.index.index import Index
 from vfsd.model.entry import Place, Ref
 from vfsd.model.errors import Damaged, NotCached, NotFound
 from vfsd.model.node import Node, check_node, decode_node, encode_node
-from vfsd.store.api import ObjectStore
-from vfsd.store.blob import container_key, decode_blob, encode_blob, read_stored
+from vfsd.repo.containers import Containers
+from vfsd.store.blob import container_key, decode_blob, encode_blob
 
 MEMORY_ITEMS = 200_000  # entries of decoded nodes kept in memory: about 100 MB
 MAX_NODE = 64 << 20  # plain bytes; a node is some 10 KiB
@@ -29,8 +29,8 @@ class NodeSource(Protocol):
 class Nodes:
     """Reads nodes, blocking where they come from the store; safe from any thread."""
 
-    def __init__(self, store: ObjectStore, index: Index) -> None:
-        self._store = store
+    def __init__(self, containers: Containers, index: Index) -> None:
+        self._containers = containers
         self._index = index
         self._memory: OrderedDict[bytes, Node] = OrderedDict()
         self._items = 0
@@ -71,7 +71,7 @@ class Nodes:
             return self._read_at(ref, Place(known.container, known.offset, known.length))
 
     def _read_at(self, ref: Ref, place: Place) -> tuple[bytes, Node]:
-        stored = read_stored(self._store, place)
+        stored = self._containers.read(place)
         try:
             node = decode_node(decode_blob(stored, MAX_NODE))
             check_node(node, ref.id)

@@ -30,6 +30,7 @@ from vfsd.model.rev import HEAD
 from vfsd.repo.chunker import Chunker
 from vfsd.repo.commit_object import CommitObject, build, parse_head
 from vfsd.repo.commits import Commits, commit_key
+from vfsd.repo.containers import Containers
 from vfsd.repo.nodes import InlineNodes, Nodes
 from vfsd.repo.refs import Head, Refs
 from vfsd.repo.resolve import resolve
@@ -119,10 +120,11 @@ class Repository:
         self.store = store
         self.index = index
         self.format = store_format
-        self.nodes = Nodes(store, index)
+        containers = Containers(store)
+        self.nodes = Nodes(containers, index)
         self.inline = InlineNodes(self.nodes)
         self.refs = Refs(store)
-        self.commits = Commits(store, index)
+        self.commits = Commits(store, index, containers)
         self.chunker = Chunker(store_format)
 
     def close(self) -> None:
