@@ -43,7 +43,7 @@ def amended(question: bytes, answer: bytes) -> bytes:
     - HANDLE_KILLPRIV_V2: writing clears the set-user-ID bits here, so that the kernel need not ask for the attribute
       security.capability before each write.
     - CACHE_SYMLINKS: targets of symbolic links.
-    - max_background, and a limit of readahead that leaves room for what sysfs is told: the kernel takes the less of both.
+    - max_background, and a limit of readahead that leaves room for what sysfs is told: the kernel takes the less.
     """
     size = _HEADER.size + _INIT.size
     if len(answer) < size or len(question) < _FIRST or _HEADER.unpack_from(answer)[1]:
