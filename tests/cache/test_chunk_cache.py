@@ -27,13 +27,13 @@ from vfsd.index.index import Index, PlaceRow
 from vfsd.model.entry import Chunk, Place
 from vfsd.model.errors import Damaged, NotCached
 from vfsd.model.ids import ChunkId, hash_bytes
-from vfsd.repo.pack import CHUNK, PackBuilder
 from vfsd.store.api import ObjectStore
 from vfsd.store.blob import container_key, encode_blob
 from vfsd.store.counting import CountingStore
 from vfsd.store.faulty import Fault, FaultyStore, Request
 from vfsd.store.local import LocalStore
 from vfsd.store.memory import MemoryStore
+from vfsd.store.pack import CHUNK, PackBuilder
 
 KIB = 1024
 MIB = 1024 * KIB

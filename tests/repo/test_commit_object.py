@@ -13,9 +13,9 @@ from vfsd.model.errors import Damaged
 from vfsd.model.ids import ChunkId, CommitId, GlobalId, PackId, hash_bytes
 from vfsd.model.node import ChunkLeaf, Leaf, decode_node
 from vfsd.repo.commit_object import build, parse, parse_head
-from vfsd.repo.pack import CHUNK, NODE
 from vfsd.repo.writer import Pending
 from vfsd.store.blob import decode_blob, encode_blob
+from vfsd.store.pack import CHUNK, NODE
 
 texts = st.text(max_size=40)
 commits = st.binary(min_size=32, max_size=32).map(lambda raw: CommitId(raw.hex()))

@@ -21,13 +21,13 @@ from vfsd.model.location import parse_location
 from vfsd.repo.commit_object import CommitObject
 from vfsd.repo.commits import commit_key
 from vfsd.repo.ingest import Ingest
-from vfsd.repo.pack import CHUNK, PackBuilder
 from vfsd.repo.rebuild import RebuildResult, rebuild
 from vfsd.repo.repository import Repository, init_store, now_ns, read_format
 from vfsd.repo.tree import apply, change_set
 from vfsd.repo.writer import BlobWriter
 from vfsd.store.blob import container_key
 from vfsd.store.local import LocalStore
+from vfsd.store.pack import CHUNK, PackBuilder
 
 TABLES = ("places", "commits", "provenance", "refs")
 

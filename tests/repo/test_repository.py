@@ -23,11 +23,11 @@ from vfsd.model.ids import CommitId, PackId, hash_bytes
 from vfsd.model.location import parse_location
 from vfsd.model.node import Leaf, decode_node
 from vfsd.repo import writer as writer_module
-from vfsd.repo.pack import CHUNK, NODE, read_directory
 from vfsd.repo.repository import FORMAT_KEY, Repository, init_store, read_format
 from vfsd.store.blob import decode_blob, read_stored
 from vfsd.store.faulty import WRITES, Crashed, Fault, FaultyStore, Request, no_faults, script, seeded
 from vfsd.store.memory import MemoryStore
+from vfsd.store.pack import CHUNK, NODE, read_directory
 from vfsd.store.wrapped import WrappedStore
 
 Files = dict[tuple[bytes, ...], bytes]

@@ -20,11 +20,11 @@ from vfsd.model.ids import ChunkId, PackId, hash_bytes
 from vfsd.model.node import ChunkLeaf, Leaf, decode_node, node_id
 from vfsd.repo import writer as writer_module
 from vfsd.repo.commit_object import build
-from vfsd.repo.pack import CHUNK, NODE, read_directory
 from vfsd.repo.repository import Repository
 from vfsd.store.blob import decode_blob, read_chunk, read_stored
 from vfsd.store.faulty import Fault, FaultyStore
 from vfsd.store.memory import MemoryStore
+from vfsd.store.pack import CHUNK, NODE, read_directory
 
 
 @pytest.fixture

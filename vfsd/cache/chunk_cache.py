@@ -6,10 +6,12 @@ What is at hand is given without waiting, so that an event loop may ask; the res
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from concurrent.futures import Future
 
 from vfsd.cache.disk import DiskChunks
 from vfsd.cache.memory import MemoryChunks
+from vfsd.cache.packs import Packs
 from vfsd.index.index import Index
 from vfsd.model.entry import Chunk, Place
 from vfsd.model.errors import Damaged, NotCached, NotFound
@@ -18,6 +20,7 @@ from vfsd.store.blob import read_chunk
 
 MEMORY_LIMIT = 256 << 20  # bytes
 DISK_LIMIT = 10 << 30  # bytes
+PACK_SIZE = 32 << 20  # bytes of a full pack, about
 
 
 class ChunkCache:
@@ -38,6 +41,9 @@ class ChunkCache:
         self._index = index
         self._memory = MemoryChunks(memory_limit)
         self._disk = None if folder is None else DiskChunks(index, folder, disk_limit)
+        self._packs: Packs | None = None
+        if self._disk is not None and not store.is_local:
+            self._packs = Packs(store, self._disk.lacks, self._disk.add_many, max(1, disk_limit // 4 // PACK_SIZE))
         self._loads: dict[bytes, Future[bytes]] = {}
         self._lock = threading.Lock()
 
@@ -83,8 +89,15 @@ class ChunkCache:
             with self._lock:
                 del self._loads[chunk.id]
 
+    def fetch(self, chunks: Sequence[Chunk]) -> None:
+        """Bring chunks here; blocks. Errors as of `get`."""
+        for chunk in chunks:
+            self.get(chunk)
+
     def close(self) -> None:
         """Write down what the disk holds, so that it is found again."""
+        if self._packs is not None:
+            self._packs.close()
         if self._disk is not None:
             self._disk.close()
 
@@ -94,6 +107,9 @@ class ChunkCache:
         if data is not None:
             return data
         data = None if self._disk is None else self._disk.read(chunk)
+        if data is None and self._disk is not None and self._packs is not None:
+            self._packs.bring(chunk)
+            data = self._disk.read(chunk)
         if data is None:
             data = self._read(chunk)
             if self._disk is not None:

@@ -16,6 +16,7 @@ import re
 import secrets
 import threading
 import time
+from collections.abc import Sequence
 
 import xxhash
 
@@ -168,6 +169,17 @@ class DiskChunks:
                     self._tell()
         except (OSError, VfsdError) as error:
             self._pause(error)
+
+    def lacks(self, chunk: bytes) -> bool:
+        """Whether a chunk is not here, and can be kept."""
+        if time.monotonic() < self._paused_until:
+            return False
+        return chunk not in self._untold and self._index.block(chunk) is None
+
+    def add_many(self, chunks: Sequence[tuple[Chunk, bytes]]) -> None:
+        """As `add`, of several."""
+        for chunk, data in chunks:
+            self.add(chunk.id, data)
 
     def close(self) -> None:
         """Tell the index the rest, and leave the segment for others to fill."""

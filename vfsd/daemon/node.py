@@ -145,7 +145,10 @@ class Daemon:
                     b"user.vfsd.store": node.store.url.encode(),
                 },
             )
-            readahead = Readahead(node.repository.inline, node.chunks.at_hand, loads, nursery.start_soon)
+            readahead = Readahead(
+                node.repository.inline, lambda chunk: node.chunks.cached(chunk) is not None, node.chunks.fetch, loads,
+                nursery.start_soon,
+            )  # fmt: skip
             self._operations = Operations(self._view, loads, readahead)
             self._watcher = RefWatcher(node.store, WATCHED, poll_s=node.settings.poll_s, index=node.repository.index)
             fuse.mount(

@@ -17,8 +17,8 @@ from vfsd.model.commit import Commit, commit_id_of, decode
 from vfsd.model.entry import Entry, Place, Ref, directory
 from vfsd.model.errors import Damaged
 from vfsd.model.ids import CommitId, Digest, NodeId
-from vfsd.repo.pack import Blob
 from vfsd.repo.writer import Pending
+from vfsd.store.pack import Blob
 
 MAGIC = b"VFSDCMT1"
 _PREAMBLE = struct.Struct("<8sII")

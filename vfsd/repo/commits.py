@@ -11,8 +11,8 @@ from vfsd.model.errors import NotFound
 from vfsd.model.ids import CommitId
 from vfsd.repo.commit_object import CommitObject, parse, parse_head
 from vfsd.repo.containers import Containers
-from vfsd.repo.pack import NODE
 from vfsd.store.api import ObjectStore
+from vfsd.store.pack import NODE
 
 PARALLEL = 16  # commit objects read at once
 

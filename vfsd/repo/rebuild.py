@@ -19,10 +19,10 @@ from vfsd.model.ids import CommitId, PackId
 from vfsd.repo.ahead import ahead
 from vfsd.repo.commit_object import CommitObject, parse
 from vfsd.repo.commits import commit_key
-from vfsd.repo.pack import HEAD, Blob, read_directory
 from vfsd.repo.repository import Repository
 from vfsd.store.api import ETag, ObjectStore, Stat
 from vfsd.store.blob import FRAME, container_key
+from vfsd.store.pack import HEAD, Blob, read_directory
 
 PARALLEL = 16  # objects read at once
 _BATCH = 500  # commits a transaction

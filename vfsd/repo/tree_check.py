@@ -22,10 +22,10 @@ from vfsd.model.node import Leaf, Node, check_node, decode_node
 from vfsd.repo.ahead import ahead
 from vfsd.repo.commit_object import parse
 from vfsd.repo.nodes import MAX_NODE
-from vfsd.repo.pack import Blob, read_directory
 from vfsd.repo.wellformed import Expected, children, chunks, entry_fault, faults
 from vfsd.store.api import ObjectStore
 from vfsd.store.blob import FRAME, MAX_STORED, check_chunk, container_key, decode_blob, read_chunk, read_stored
+from vfsd.store.pack import Blob, read_directory
 
 AT_ONCE = 16  # requests under way
 MAX_LOADED = 64 << 20  # bytes of node containers in memory, where one is not larger

@@ -18,9 +18,9 @@ from vfsd.model.errors import Unavailable
 from vfsd.model.ids import ChunkId, Digest, NodeId
 from vfsd.model.node import ChunkInner, ChunkLeaf, Inner, Leaf, Node, node_digest, node_id
 from vfsd.repo.nodes import Nodes, stored_form
-from vfsd.repo.pack import CHUNK, NODE, PackBuilder
 from vfsd.store.api import ObjectStore
 from vfsd.store.blob import container_key, encode_blob
+from vfsd.store.pack import CHUNK, NODE, PackBuilder
 
 EMBED = 256 << 10  # bytes of new blobs that still travel inside the commit object
 PACK_SIZE = {CHUNK: 32 << 20, NODE: 16 << 20}  # bytes at which a pack is full

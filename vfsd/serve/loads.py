@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import trio
@@ -12,6 +12,7 @@ from vfsd.model.errors import NotCached, Unavailable
 T = TypeVar("T")
 TRIES = 1000  # loads one operation may ask for; more means that the caches are too small to hold what it needs
 THREADS = 32  # loads at once
+AHEAD = 8  # more of those that nobody waits for yet
 
 
 class Loads:
@@ -20,6 +21,7 @@ class Loads:
     def __init__(self) -> None:
         self._running: dict[object, trio.Event] = {}
         self._limit = trio.CapacityLimiter(THREADS)
+        self._limit_ahead = trio.CapacityLimiter(AHEAD)
 
     async def run(self, operation: Callable[[], T]) -> T:
         """The operation's result. It is called again, from its start, after each load that it asked for."""
@@ -37,11 +39,21 @@ class Loads:
         if running is not None:
             await running.wait()
             return
-        done = self._running[miss.key] = trio.Event()
+        await self._run([miss.key], miss.load, self._limit)
+
+    async def ahead(self, keys: Sequence[object], load: Callable[[], object]) -> None:
+        """Load what will be asked for by any of `keys`, none of which is under way."""
+        await self._run(keys, load, self._limit_ahead)
+
+    async def _run(self, keys: Sequence[object], load: Callable[[], object], limit: trio.CapacityLimiter) -> None:
+        done = trio.Event()
+        for key in keys:
+            self._running[key] = done
         try:
-            await trio.to_thread.run_sync(miss.load, limiter=self._limit)
+            await trio.to_thread.run_sync(load, limiter=limit)
         finally:
-            del self._running[miss.key]
+            for key in keys:
+                self._running.pop(key, None)
             done.set()
 
     def is_running(self, key: object) -> bool:

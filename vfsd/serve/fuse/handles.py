@@ -16,7 +16,7 @@ POSITIONS = 1 << 16  # names of an open directory that are remembered for seekdi
 class OpenFile:
     """An open file description."""
 
-    __slots__ = ("append", "node", "reader", "write")
+    __slots__ = ("node", "reader", "write")
 
     def __init__(self, node: SnapNode | WorkNode, *, write: bool) -> None:
         self.node = node

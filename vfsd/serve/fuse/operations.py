@@ -372,6 +372,7 @@ class Operations(pyfuse3.Operations):
 
     async def release(self, fh: FileHandleT) -> None:
         file = self._files.pop(fh)
+        file.reader.close()
         node = file.node
         if isinstance(node, WorkNode):
             self._locally(lambda: node.head.released(node, write=file.write))

@@ -68,13 +68,28 @@ def read_directory(store: ObjectStore, pack: PackId, size: int) -> list[Blob]:
     """What lies where in a pack of `size` bytes: two ranged reads."""
     key = container_key(pack)
     tail = store.get_range(key, max(size - _TAIL.size, 0), _TAIL.size)
+    start, length = _span(key, tail, size)
+    return _directory(key, store.get_range(key, start, length), start)
+
+
+def parse_directory(key: str, pack: bytes) -> list[Blob]:
+    """What lies where in a whole pack; Damaged names it by `key`."""
+    start, length = _span(key, pack[-_TAIL.size :], len(pack))
+    return _directory(key, pack[start : start + length], start)
+
+
+def _span(key: str, tail: bytes, size: int) -> tuple[int, int]:
+    """Where the directory begins, and its length."""
     if len(tail) != _TAIL.size:
         raise Damaged(f"{key}: too short for a pack")
     length, end = _TAIL.unpack(tail)
-    start = size - _TAIL.size - length
+    start: int = size - _TAIL.size - length
     if end != END or start < len(HEAD):
         raise Damaged(f"{key}: does not end like a pack")
-    stored = store.get_range(key, start, length)
+    return start, length
+
+
+def _directory(key: str, stored: bytes, start: int) -> list[Blob]:
     try:
         blobs = _DIRECTORY.decode(decode_blob(stored, _MAX_DIRECTORY))
     except (msgspec.MsgspecError, Damaged) as error:

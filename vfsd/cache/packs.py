@@ -1,0 +1,122 @@
+"""Packs of a far store, brought whole: who wants a second chunk of a pack soon gets all of them.
+
+An epoch over a million small files, in whatever order, then costs a few thousand large requests. Single reads all over
+a store that is larger than the cache stay single: a pack counts as wanted again only while it is among the last ones.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+
+from vfsd.model.entry import Chunk, Place
+from vfsd.model.errors import Damaged, VfsdError
+from vfsd.model.ids import ChunkId, PackId, hash_bytes
+from vfsd.store.api import ObjectStore
+from vfsd.store.blob import MAX_STORED, container_key, decode_blob
+from vfsd.store.pack import CHUNK, Blob, parse_directory
+
+RANGE = 8 << 20  # bytes of a pack that one request brings
+RANGES = 5  # requests that a pack is read by: the last one ends behind the largest pack
+PACKS = 2  # packs under way at once, which bounds the memory that this takes
+BATCH = 8 << 20  # plain bytes that are decoded before they are kept
+PATIENCE_S = 1.0  # for which a reader waits for a pack, before it reads its chunk alone
+_PACK = 16  # bytes of a pack's name
+
+log = logging.getLogger(__name__)
+
+
+class Packs:
+    """Brings packs. Safe from any thread.
+
+    lacks: whether a chunk is not kept yet. keep: is given chunks with their bytes, some at a time. window: among how
+    many packs one counts as wanted again.
+    """
+
+    def __init__(
+        self, store: ObjectStore, lacks: Callable[[bytes], bool], keep: Callable[[list[tuple[Chunk, bytes]]], None],
+        window: int,
+    ) -> None:
+        self._store = store
+        self._lacks = lacks
+        self._keep = keep
+        self._window = window
+        self._wanted: OrderedDict[bytes, None] = OrderedDict()
+        self._coming: dict[bytes, Future[None]] = {}
+        self._lock = threading.Lock()
+        self._is_closed = False
+        self._packs = ThreadPoolExecutor(PACKS, thread_name_prefix="vfsd-packs")
+        self._ranges = ThreadPoolExecutor(PACKS * RANGES, thread_name_prefix="vfsd-ranges")
+
+    def bring(self, chunk: Chunk) -> None:
+        """A chunk is missing: wait for its pack if that is on its way, or is wanted now. It may have come then."""
+        pack = chunk.place.container
+        if len(pack) != _PACK or not self._lacks(chunk.id):
+            return
+        with self._lock:
+            coming = self._coming.get(pack)
+            if coming is None:
+                if not self._is_wanted_again(pack) or len(self._coming) >= 2 * PACKS or self._is_closed:
+                    return
+                coming = self._coming[pack] = self._packs.submit(self._bring, PackId(pack), chunk.place.offset)
+        wait([coming], PATIENCE_S)
+
+    def _is_wanted_again(self, pack: bytes) -> bool:
+        if pack in self._wanted:
+            del self._wanted[pack]  # to be read whole once more it takes two new misses
+            return True
+        self._wanted[pack] = None
+        if len(self._wanted) > self._window:
+            self._wanted.popitem(last=False)
+        return False
+
+    def close(self) -> None:
+        """Wait for what is under way, and end the threads."""
+        with self._lock:
+            self._is_closed = True
+        self._packs.shutdown(wait=True, cancel_futures=True)
+        self._ranges.shutdown(wait=True, cancel_futures=True)
+
+    def _bring(self, pack: PackId, offset: int) -> None:
+        key = container_key(pack)
+        try:
+            data = self._read(key, offset // RANGE + 1)
+            batch: list[tuple[Chunk, bytes]] = []
+            size = 0
+            for blob, plain in self._decoded(memoryview(data), parse_directory(key, data)):
+                batch.append((Chunk(ChunkId(blob.id), len(plain), Place(pack, blob.offset, blob.length)), plain))
+                size += len(plain)
+                if size >= BATCH:
+                    self._keep(batch)
+                    batch, size = [], 0
+            self._keep(batch)
+        except VfsdError as error:
+            # Readers then ask for their chunk alone, and are told what is wrong with it.
+            log.debug("%s cannot be read whole: %s", key, error)
+        finally:
+            with self._lock:
+                del self._coming[pack]
+
+    def _read(self, key: str, least: int) -> bytes:
+        """The whole pack, which has at least so many ranges, or nearly."""
+        def read(numbers: range) -> list[bytes]:
+            return list(self._ranges.map(lambda number: self._store.get_range(key, number * RANGE, RANGE), numbers))
+
+        parts = read(range(min(least, RANGES)))
+        if len(parts[-1]) == RANGE:
+            parts += read(range(len(parts), RANGES))
+        return b"".join(parts)
+
+    def _decoded(self, data: memoryview, blobs: list[Blob]) -> Iterator[tuple[Blob, bytes]]:
+        """The chunks that are lacking, and whole."""
+        for blob in blobs:
+            if blob.kind == CHUNK and self._lacks(blob.id):
+                try:
+                    plain = decode_blob(data[blob.offset : blob.offset + blob.length], MAX_STORED)
+                except Damaged:
+                    continue
+                if hash_bytes(plain) == blob.id:
+                    yield blob, plain
