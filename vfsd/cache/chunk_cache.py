@@ -56,6 +56,10 @@ class ChunkCache:
                 self._memory.put(chunk.id, data)
         return data
 
+    def has(self, chunk: Chunk) -> bool:
+        """Whether the chunk is in memory or on disk, as far as is known. Never waits."""
+        return chunk.id in self._memory or (self._disk is not None and self._disk.has(chunk.id))
+
     def at_hand(self, chunk: Chunk) -> bytes:
         """As `cached`, but NotCached instead of None."""
         data = self.cached(chunk)

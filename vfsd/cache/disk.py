@@ -172,9 +172,11 @@ class DiskChunks:
 
     def lacks(self, chunk: bytes) -> bool:
         """Whether a chunk is not here, and can be kept."""
-        if time.monotonic() < self._paused_until:
-            return False
-        return chunk not in self._untold and self._index.block(chunk) is None
+        return time.monotonic() >= self._paused_until and not self.has(chunk)
+
+    def has(self, chunk: bytes) -> bool:
+        """Whether a chunk is here, as far as is known."""
+        return chunk in self._untold or self._index.block(chunk) is not None
 
     def add_many(self, chunks: Sequence[tuple[Chunk, bytes]]) -> None:
         """As `add`, of several."""

@@ -17,6 +17,9 @@ class MemoryChunks:
         self._size = 0
         self._lock = threading.Lock()
 
+    def __contains__(self, chunk: bytes) -> bool:
+        return chunk in self._chunks
+
     def get(self, chunk: bytes) -> bytes | None:
         """The chunk's bytes when they are here."""
         with self._lock:

@@ -35,6 +35,7 @@ from vfsd.serve.fuse.operations import Operations
 from vfsd.serve.loads import Loads
 from vfsd.serve.names import Names
 from vfsd.serve.readahead import Readahead
+from vfsd.serve.trail import Trails
 from vfsd.serve.view import View
 from vfsd.store.open import open_store
 from vfsd.worktree.adopt import Stale
@@ -149,7 +150,8 @@ class Daemon:
                 node.repository.inline, lambda chunk: node.chunks.cached(chunk) is not None, node.chunks.fetch, loads,
                 nursery.start_soon,
             )  # fmt: skip
-            self._operations = Operations(self._view, loads, readahead)
+            trails = Trails(node.repository.inline, node.chunks.has, readahead)
+            self._operations = Operations(self._view, loads, readahead, trails)
             self._watcher = RefWatcher(node.store, WATCHED, poll_s=node.settings.poll_s, index=node.repository.index)
             fuse.mount(
                 self._operations, options.mountpoint, f"vfsd:{node.store.url}", set(options.options),

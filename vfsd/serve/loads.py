@@ -19,6 +19,7 @@ class Loads:
     """Loads in threads; operations that miss the same thing share one load."""
 
     def __init__(self) -> None:
+        self.begun = 0  # loads that somebody waited for
         self._running: dict[object, trio.Event] = {}
         self._limit = trio.CapacityLimiter(THREADS)
         self._limit_ahead = trio.CapacityLimiter(AHEAD)
@@ -35,6 +36,7 @@ class Loads:
     async def load(self, miss: NotCached) -> None:
         """Do one load, or wait for the one that is under way. Its error is raised to whoever began it; the others
         ask again and find out for themselves."""
+        self.begun += 1
         running = self._running.get(miss.key)
         if running is not None:
             await running.wait()

@@ -6,7 +6,7 @@ loaded together, and no more is under way than BUDGET.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from vfsd.model.entry import Chunk
 from vfsd.model.errors import NotCached, VfsdError
@@ -64,23 +64,39 @@ class Readahead:
             self._load_ahead(reader, content, max(end, reader.reached), end + reader.window)
 
     def _load_ahead(self, reader: Reader, content: Content, start: int, end: int) -> None:
-        wanted = self._wanted(reader, content, start, end)
-        for chunks in runs(wanted):
+        self.load(reader, self._wanted(reader, content, start, end))
+
+    def load(self, reader: Reader, wanted: Iterable[Chunk]) -> None:
+        """Have chunks that are not here loaded; what is over the budget, or under way already, is left out."""
+        for chunks in runs(chunk for chunk in wanted if not self._loads.is_running(chunk.id)):
+            if self._under_way >= BUDGET:
+                return
             size = sum(chunk.size for chunk in chunks)
             self._under_way += size
             self._start(self._load, reader, chunks, size)
 
     def _wanted(self, reader: Reader, content: Content, start: int, end: int) -> Iterator[Chunk]:
-        """The chunks up to `end` that are not here nor on their way, as far as the budget allows."""
+        """The chunks up to `end` that are not here."""
         try:
             for at, chunk in iter_chunks(self._nodes, content, start):
-                if at >= end or self._under_way >= BUDGET:
+                if at >= end:
                     return
                 reader.reached = at + chunk.size
-                if not self._loads.is_running(chunk.id) and not self._is_here(chunk):
+                if not self._is_here(chunk):
                     yield chunk
         except NotCached:
             pass  # a part of the chunk list is not here; the reader itself will ask for it
+
+    def prepare(self, miss: NotCached) -> None:
+        """Have loaded what is missing for looking further ahead."""
+        if not self._loads.is_running(miss.key):
+            self._start(self._prepare, miss)
+
+    async def _prepare(self, miss: NotCached) -> None:
+        try:
+            await self._loads.load(miss)
+        except VfsdError:
+            pass  # as below
 
     async def _load(self, reader: Reader, chunks: list[Chunk], size: int) -> None:
         try:
@@ -93,7 +109,7 @@ class Readahead:
             self._under_way -= size
 
 
-def runs(chunks: Iterator[Chunk]) -> Iterator[list[Chunk]]:
+def runs(chunks: Iterable[Chunk]) -> Iterator[list[Chunk]]:
     """Chunks that lie behind one another in one container, up to TOGETHER bytes of them."""
     run: list[Chunk] = []
     size = 0

@@ -25,6 +25,7 @@ from vfsd.serve.fuse.attributes import FOREVER, attributes
 from vfsd.serve.fuse.handles import OpenDirectory, OpenFile
 from vfsd.serve.loads import Loads
 from vfsd.serve.readahead import Readahead
+from vfsd.serve.trail import Trails
 from vfsd.serve.view import Folder, Node, SnapNode, View
 from vfsd.worktree.adopt import Stale
 from vfsd.worktree.node import WorkNode
@@ -65,11 +66,12 @@ class Operations(pyfuse3.Operations):
     supports_dot_lookup = False
     enable_writeback_cache = False
 
-    def __init__(self, view: View, loads: Loads, readahead: Readahead) -> None:
+    def __init__(self, view: View, loads: Loads, readahead: Readahead, trails: Trails) -> None:
         super().__init__()
         self._view = view
         self._loads = loads
         self._readahead = readahead
+        self._trails = trails
         self._nodes: dict[int, Node] = {view.root.ino: view.root}
         self._files: dict[int, OpenFile] = {}
         self._directories: dict[int, OpenDirectory] = {}
@@ -335,10 +337,14 @@ class Operations(pyfuse3.Operations):
     async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
         file = self._files[fh]
         node = file.node
+        loads = self._loads.begun
         data = await self._run(lambda: self._view.read(node, off, size))
         entry = node.entry
-        if entry is not None and entry.size > len(data) and (isinstance(node, SnapNode) or node.file is None):
-            self._readahead.after_read(file.reader, content_of(entry), off, len(data))
+        if entry is not None and (isinstance(node, SnapNode) or node.file is None):
+            if entry.size > len(data):
+                self._readahead.after_read(file.reader, content_of(entry), off, len(data))
+            if off + len(data) == entry.size:
+                self._trails.after_read(node, entry.size, waited=self._loads.begun != loads)
         return data
 
     async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:
