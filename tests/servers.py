@@ -30,6 +30,18 @@ CREDENTIALS = {
     "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
     "AWS_EC2_METADATA_DISABLED": "true",
 }
+# moto looks at the conditions of a PUT and writes then, without a lock between its threads.
+LOCKED_MOTO = """
+import sys, threading
+from moto.s3.responses import S3Response
+from moto.server import main
+lock, put_object = threading.Lock(), S3Response.put_object
+def put_alone(response):
+    with lock:
+        return put_object(response)
+S3Response.put_object = put_alone
+main(sys.argv[1:])
+"""
 READY_WITHIN = 60.0  # seconds
 GRACE = 1.0  # seconds between SIGTERM and SIGKILL: SeaweedFS may take half a minute otherwise
 
@@ -120,10 +132,10 @@ def seaweedfs() -> Iterator[S3Server]:
 
 @contextlib.contextmanager
 def moto() -> Iterator[S3Server]:
-    """moto's server: in memory, quick, strict about conditions."""
+    """moto's server: in memory, quick, strict about conditions, also under load."""
     with _folder() as folder:
         (port,) = free_ports(1)
-        command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+        command = [sys.executable, "-c", LOCKED_MOTO, "-H", "127.0.0.1", "-p", str(port)]
         with process(command, folder / "log") as running:
             yield _ready("moto", port, running, folder / "log")
 

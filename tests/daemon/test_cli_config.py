@@ -8,6 +8,7 @@ import pytest
 
 from vfsd.daemon.config import config_path, load
 from vfsd.model.errors import InvalidArgument
+from vfsd.store.s3_options import S3Options
 
 HOME = {"HOME": "/home/ada"}
 
@@ -74,6 +75,40 @@ def test_every_key_of_the_file_is_taken(tmp_path: Path) -> None:
     assert (settings.cache_disk, settings.cache_memory) == (3 << 29, 1024)
 
 
+def test_keys_of_s3_are_taken_together(tmp_path: Path) -> None:
+    assert load(written(tmp_path, "")).s3 == S3Options()
+    text = """
+s3_endpoint = "https://s3.lab:9000"
+s3_addressing = "virtual"
+s3_ca_bundle = "/etc/ssl/lab.pem"
+s3_anonymous = true
+s3_requester_pays = true
+s3_encryption = "aws:kms"
+s3_kms_key = "key-7"
+s3_checksum = "md5"
+s3_connections = 16
+s3_connect_timeout_s = 2
+s3_read_timeout_s = 7.5
+s3_retry_s = 60
+s3_hedge = 0
+s3_multipart = "64 MiB"
+"""
+    settings = load(written(tmp_path, text))
+    assert settings.s3 == S3Options(
+        endpoint="https://s3.lab:9000", addressing="virtual", ca_bundle="/etc/ssl/lab.pem", anonymous=True,
+        requester_pays=True, encryption="aws:kms", kms_key="key-7", checksum="md5", connections=16,
+        connect_timeout_s=2.0, read_timeout_s=7.5, retry_s=60.0, hedge=0.0, multipart=64 << 20,
+    )  # fmt: skip
+
+
+def test_the_endpoint_of_the_variable_beats_that_of_the_file(tmp_path: Path) -> None:
+    environ = {**written(tmp_path, 's3_endpoint = "http://file:1"'), "VFSD_S3_ENDPOINT": "http://variable:1"}
+    assert load(environ).s3.endpoint == "http://variable:1"
+    environ["VFSD_S3_ENDPOINT"] = "variable:1"
+    with pytest.raises(InvalidArgument, match=r"VFSD_S3_ENDPOINT: endpoint: 'variable:1' is no URL of a server"):
+        load(environ)
+
+
 def test_the_author_is_the_user_at_this_host() -> None:
     user, at, host = load(HOME, is_root=False).author.partition("@")
     assert user and at and host
@@ -91,6 +126,12 @@ def test_the_author_is_the_user_at_this_host() -> None:
         ("quiet_s = 60", "max_wait_s (30.0) is below quiet_s (60.0)"),
         ("cache_disk = '10 apples'", "cache_disk: '10 apples' is no size"),
         ("cache_disk = -5", "cache_disk: -5 is no size"),
+        ("s3_addressing = 'dns'", "s3_addressing: 'dns' is not known: auto, path, virtual are"),
+        ("s3_encryption = 'SSE-C'", "s3_encryption: SSE-C is not done"),
+        ("s3_multipart = '1 MiB'", "s3_multipart: 1048576 bytes are less than a part"),
+        ("s3_multipart = 'large'", "s3_multipart: 'large' is no size"),
+        ("s3_connections = 0", "s3_connections: 0 is none"),
+        ("s3_anonymous = 'yes'", "got `str` - at `s3_anonymous`"),
         ("store = ", "Invalid value"),
     ],
 )

@@ -2,95 +2,293 @@
 
 from __future__ import annotations
 
+import itertools
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
 import pytest
 
+from tests.proxy import Mishap, Options, Proxy, proxy_to
 from tests.servers import BUCKET, S3Server, free_ports
-from tests.store.proxy import Mishap, Proxy, proxy_to
+from tests.store.gateway import Answer, Gateway, Request, gateway_to
 from vfsd.model.errors import AccessDenied, Conflict, InvalidArgument, NotFound, Unavailable
-from vfsd.store import ObjectStore, open_store, s3
+from vfsd.store import ObjectStore, open_store, retry, s3, s3_requests
 from vfsd.store.s3 import S3Store
+from vfsd.store.s3_options import S3Options
 
 pytestmark = pytest.mark.usefixtures("s3_credentials")
 
 
-@pytest.fixture
-def proxy(moto: S3Server) -> Iterator[Proxy]:
-    with proxy_to(moto) as proxy:
+@pytest.fixture(scope="module")
+def running(moto: S3Server) -> Iterator[Proxy]:
+    with proxy_to(moto.endpoint) as proxy:
         yield proxy
 
 
 @pytest.fixture
-def store(proxy: Proxy) -> Iterator[ObjectStore]:
+def proxy(running: Proxy) -> Iterator[Proxy]:
+    running.reset()
+    yield running
+    running.set(Options())
+
+
+@pytest.fixture
+def gateway(moto: S3Server) -> Iterator[Gateway]:
+    with gateway_to(moto) as gateway:
+        yield gateway
+
+
+@pytest.fixture
+def store(proxy: Proxy) -> Iterator[S3Store]:
     with closing(S3Store(BUCKET, secrets.token_hex(8), proxy.endpoint)) as store:
         yield store
 
 
-@pytest.mark.parametrize("mishap", [Mishap.DROP, Mishap.LOSE, Mishap.SLOW_DOWN, Mishap.RACE])
+def opened(endpoint: str, **options: object) -> S3Store:
+    """A store of its own behind `endpoint`."""
+    return S3Store(BUCKET, secrets.token_hex(8), endpoint, S3Options(**options))  # type: ignore[arg-type]
+
+
+# Retries
+
+
+@pytest.mark.parametrize("mishap", [Mishap.DROP, Mishap.LOSE, Mishap.SLOW_DOWN, Mishap.INTERNAL_ERROR, Mishap.RACE])
 def test_a_new_object_is_made_though_requests_fail(store: ObjectStore, proxy: Proxy, mishap: Mishap) -> None:
-    proxy.expect("PUT", mishap, mishap)
+    proxy.expect(mishap, method="PUT", times=2)
     etag = store.put_if_absent("refs/r/main", b"mine")
     assert store.get("refs/r/main") == (b"mine", etag)
-    assert proxy.seen.count("PUT") > 1
+    assert proxy.counts().requests("PUT") > 1
 
 
-@pytest.mark.parametrize("mishap", [Mishap.DROP, Mishap.LOSE, Mishap.SLOW_DOWN, Mishap.RACE])
+@pytest.mark.parametrize("mishap", [Mishap.DROP, Mishap.LOSE, Mishap.SLOW_DOWN, Mishap.INTERNAL_ERROR, Mishap.RACE])
 def test_an_object_is_replaced_though_requests_fail(store: ObjectStore, proxy: Proxy, mishap: Mishap) -> None:
     first = store.put("refs/r/main", b"1")
-    proxy.expect("PUT", mishap)
+    proxy.reset()
+    proxy.expect(mishap, method="PUT")
     second = store.put_if_match("refs/r/main", b"2", first)
     assert store.get("refs/r/main") == (b"2", second)
-    assert proxy.seen.count("PUT") == 2
+    assert proxy.counts().requests("PUT") == 2
 
 
 def test_a_lost_answer_does_not_hide_that_somebody_else_won(store: ObjectStore, proxy: Proxy) -> None:
     first = store.put("refs/r/main", b"1")
     store.put("refs/r/main", b"hers")
-    proxy.expect("PUT", Mishap.LOSE)
+    proxy.expect(Mishap.LOSE, method="PUT")
     with pytest.raises(Conflict):
         store.put_if_match("refs/r/main", b"mine", first)
-    proxy.expect("PUT", Mishap.RACE)
+    proxy.expect(Mishap.RACE, method="PUT")
     with pytest.raises(Conflict):
         store.put_if_match("refs/r/main", b"mine", first)
     assert store.get("refs/r/main")[0] == b"hers"
 
 
-@pytest.mark.parametrize("mishap", [Mishap.DROP, Mishap.LOSE, Mishap.CUT, Mishap.SLOW_DOWN])
-def test_reads_and_listings_are_tried_again(store: ObjectStore, proxy: Proxy, mishap: Mishap) -> None:
-    data = secrets.token_bytes(100_000)
+@pytest.mark.parametrize("server", ["seaweedfs", "moto"])
+def test_racing_writes_whose_answers_get_lost_are_all_made_once(server: str, request: pytest.FixtureRequest) -> None:
+    """Each writer adds its name to a list. Who cannot know whether its write was made, because it lost the answer and
+    then somebody else wrote, looks for its name."""
+    writers, rounds = 4, 6
+
+    def add(store: ObjectStore, name: bytes) -> None:
+        while True:
+            held, etag = store.get("refs/r/main")
+            if name in held.split():
+                return
+            try:
+                store.put_if_match("refs/r/main", held + b" " + name, etag)
+            except Conflict:
+                continue
+            return
+
+    with proxy_to(request.getfixturevalue(server).endpoint) as proxy, closing(opened(proxy.endpoint)) as store:
+        store.put("refs/r/main", b"")
+        proxy.set(Options(mishaps={Mishap.LOSE: 0.2, Mishap.DROP: 0.05, Mishap.RACE: 0.05, Mishap.CUT: 0.05}))
+        with ThreadPoolExecutor(writers) as pool:
+            names = [b"%d-%d" % pair for pair in itertools.product(range(writers), range(rounds))]
+            for _ in pool.map(lambda name: add(store, name), names):
+                pass
+        assert proxy.counts().mishaps[Mishap.LOSE] > 0
+        proxy.set(Options())
+        assert sorted(store.get("refs/r/main")[0].split()) == sorted(names)
+
+
+@pytest.mark.parametrize("mishap", [Mishap.DROP, Mishap.LOSE, Mishap.CUT, Mishap.SLOW_DOWN, Mishap.INTERNAL_ERROR])
+@pytest.mark.parametrize("size", [100_000, 5_000_000])
+def test_reads_and_listings_are_tried_again(store: ObjectStore, proxy: Proxy, mishap: Mishap, size: int) -> None:
+    data = secrets.token_bytes(size)
     store.put("packs/ab/abcd", data)
-    reads = (
-        lambda: store.get("packs/ab/abcd")[0],
-        lambda: store.get_range("packs/ab/abcd", 0, 100_000),
-        lambda: data if [item.key for item in store.list()] == ["packs/ab/abcd"] else b"",
+    store.get_range("packs/ab/abcd", 0, 1)  # the first read of a store goes another way than the others
+    reads: tuple[tuple[str, Callable[[], bytes]], ...] = (
+        ("GET", lambda: store.get("packs/ab/abcd")[0]),
+        ("GET", lambda: store.get_range("packs/ab/abcd", 0, size)),
+        ("LIST", lambda: data if [item.key for item in store.list()] == ["packs/ab/abcd"] else b""),
     )
-    for read in reads:
-        proxy.expect("GET", mishap, mishap)
+    for method, read in reads:
+        proxy.reset()
+        proxy.expect(mishap, method=method, times=2)
         assert read() == data
-        assert len(proxy.seen) == 3
+        assert proxy.counts().requests() == 3
 
 
-def test_retrying_ends_when_the_time_is_up(
-    store: ObjectStore, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("mishap", [Mishap.DROP, Mishap.CUT, Mishap.SLOW_DOWN])
+def test_the_first_read_of_a_store_is_tried_again_too(proxy: Proxy, store: ObjectStore, mishap: Mishap) -> None:
+    store.put("refs/r/main", b"content")
+    with closing(S3Store(BUCKET, store.url.rpartition("/")[2], proxy.endpoint)) as fresh:
+        proxy.expect(mishap, method="GET", times=2)
+        assert fresh.get("refs/r/main")[0] == b"content"
+
+
+def cut_quietly(request: Request, ask: Callable[[], Answer]) -> Answer:
+    """Half of the content, with a Content-Length that fits."""
+    answer = ask()
+    if request.method == "GET":
+        answer.body = answer.body[: len(answer.body) // 2]
+    return answer
+
+
+def other_range(request: Request, ask: Callable[[], Answer]) -> Answer:
+    """Other bytes than were asked for, as many."""
+    answer = ask()
+    if "content-range" in answer.headers:
+        answer.headers["content-range"] = "bytes 1-100/200"
+    return answer
+
+
+@pytest.mark.parametrize("meddle", [cut_quietly, other_range])
+def test_a_range_of_another_length_or_place_is_not_taken_for_the_right_one(
+    gateway: Gateway, meddle: Callable[[Request, Callable[[], Answer]], Answer]
 ) -> None:
-    monkeypatch.setattr(s3, "BUDGET", 3.0)
-    proxy.expect("GET", *[Mishap.SLOW_DOWN] * 1000)
-    begun = time.monotonic()
-    with pytest.raises(Unavailable, match="SlowDown"):
-        store.get("refs/r/main")
-    assert 1 < len(proxy.seen) < 1000
-    assert time.monotonic() - begun < 15
+    with closing(opened(gateway.endpoint, retry_s=0.4)) as store:
+        store.put("packs/ab/abcd", bytes(200))
+        assert store.get_range("packs/ab/abcd", 0, 100) == bytes(100)
+        gateway.meddle = meddle
+        for _ in range(2):
+            with pytest.raises(Unavailable, match=r"(50|100) read, but total bytes expected is 100"):
+                store.get_range("packs/ab/abcd", 0, 100)
+
+
+def test_retrying_ends_when_the_time_is_up(proxy: Proxy) -> None:
+    with closing(opened(proxy.endpoint, retry_s=3.0)) as store:
+        proxy.set(Options(mishaps={Mishap.SLOW_DOWN: 1.0}))
+        begun = time.monotonic()
+        with pytest.raises(Unavailable, match="SlowDown"):
+            store.get("refs/r/main")
+        assert 1 < proxy.counts().requests() < 100
+        assert time.monotonic() - begun < 15
+
+
+def test_retries_dry_up_when_most_requests_fail(proxy: Proxy) -> None:
+    """Without a budget, each of the calls would be sent about six times in this time."""
+    calls = 100
+
+    def fails(store: ObjectStore) -> bool:
+        try:
+            store.get_range("packs/ab/abcd", 0, 1)
+        except Unavailable:
+            return True
+        return False
+
+    with closing(opened(proxy.endpoint, retry_s=1.5)) as store:
+        store.put("packs/ab/abcd", b"content")
+        proxy.reset()
+        proxy.set(Options(mishaps={Mishap.INTERNAL_ERROR: 1.0}))
+        with ThreadPoolExecutor(50) as pool:
+            assert all(pool.map(lambda _: fails(store), range(calls)))
+        assert calls <= proxy.counts().requests() < 2 * calls
+        proxy.set(Options())
+        assert store.get_range("packs/ab/abcd", 0, 1) == b"c"  # and it is used again as soon as it is back
+
+
+def test_a_server_that_asks_to_slow_down_gets_fewer_requests_at_once(
+    proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retry, "DECREASE_EVERY", 0)  # or else requests that are under way together count as one
+    with closing(opened(proxy.endpoint, connections=32)) as store, ThreadPoolExecutor(32) as pool:
+        store.put("packs/ab/abcd", b"content")
+        proxy.set(Options(latency_ms=30))
+
+        def busiest() -> int:
+            proxy.reset()
+            for _ in pool.map(lambda _: store.get_range("packs/ab/abcd", 0, 1), range(100)):
+                pass
+            return proxy.counts().peak
+
+        before = busiest()
+        for _ in range(3):
+            proxy.expect(Mishap.SLOW_DOWN)
+            store.get_range("packs/ab/abcd", 0, 1)
+        assert store.counts().throttled == 3
+        assert busiest() < before * 0.7
+        assert store.counts().throttled == 3
+        for _ in range(4):
+            busiest()
+        assert busiest() > before * 0.7
+
+
+def test_a_server_that_says_when_to_come_again_is_left_alone_until_then(gateway: Gateway) -> None:
+    def wait_a_second(request: Request, ask: Callable[[], Answer]) -> Answer:
+        return Answer.error(429, "TooManyRequests", retry_after="1") if request.number == 1 else ask()
+
+    with closing(opened(gateway.endpoint)) as store:
+        store.put("refs/r/main", b"content")
+        gateway.meddle = wait_a_second
+        begun = time.monotonic()
+        assert store.get("refs/r/main")[0] == b"content"
+        assert time.monotonic() - begun >= 1
+
+
+def test_a_server_that_sends_nothing_is_given_up_after_the_timeout(gateway: Gateway) -> None:
+    def hang(request: Request, ask: Callable[[], Answer]) -> Answer:
+        if request.number in {2, 3}:
+            time.sleep(1.5)
+        return ask()
+
+    with closing(opened(gateway.endpoint, read_timeout_s=0.5)) as store:
+        store.put("refs/r/main", b"content")
+        gateway.meddle = hang
+        assert [store.get("refs/r/main")[0] for _ in range(2)] == [b"content"] * 2
+        assert len(gateway.seen) == 5
+
+
+def test_no_more_requests_are_under_way_than_connections_are_allowed(proxy: Proxy) -> None:
+    with closing(opened(proxy.endpoint, connections=3)) as store, ThreadPoolExecutor(12) as pool:
+        proxy.set(Options(latency_ms=20))
+        list(pool.map(lambda number: store.put(f"packs/ab/{number:04}", b""), range(24)))
+        assert proxy.counts().peak == 3
+
+
+def test_connections_are_used_again(seaweedfs: S3Server) -> None:
+    with proxy_to(seaweedfs.endpoint) as proxy, closing(opened(proxy.endpoint)) as store:
+        store.put("packs/ab/abcd", bytes(1000))
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(lambda number: store.get_range("packs/ab/abcd", number, 10), range(200)))
+        assert proxy.counts().requests() == 201
+        assert proxy.counts().connections <= 17  # 8 threads may all do a first read, with connections of their own
 
 
 def test_what_is_not_there_is_asked_for_once(store: ObjectStore, proxy: Proxy) -> None:
-    proxy.expect("GET")
-    with pytest.raises(NotFound):
-        store.get("refs/r/main")
-    assert proxy.seen == ["GET"]
+    for _ in range(2):  # the second time it goes another way
+        proxy.reset()
+        with pytest.raises(NotFound):
+            store.get("refs/r/main")
+        assert proxy.counts().requests() == 1
+        store.put("refs/r/other", b"")
+        store.get("refs/r/other")
+
+
+def test_requests_are_counted_by_what_was_asked(store: S3Store, proxy: Proxy) -> None:
+    store.put("refs/r/main", b"content")
+    proxy.expect(Mishap.DROP, method="GET")
+    store.get("refs/r/main")
+    list(store.list())
+    counts = store.counts()
+    assert counts.requests == {"put_object": 1, "get_object": 2, "list_objects_v2": 1}
+    assert (counts.retries, counts.throttled, counts.hedges) == (1, 0, 0)
+
+
+# Listings, names, errors
 
 
 def test_long_listings_come_page_by_page(
@@ -172,7 +370,7 @@ def test_a_profile_that_does_not_exist_is_named(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_an_endpoint_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(s3, "FIRST_BUDGET", 0.3)
+    monkeypatch.setattr(s3_requests, "FIRST_BUDGET", 0.3)
     endpoint = f"http://127.0.0.1:{free_ports(1)[0]}"
     store = S3Store(BUCKET, "", endpoint)
     with closing(store), pytest.raises(Unavailable, match=f"{endpoint} cannot be reached"):

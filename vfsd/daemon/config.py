@@ -17,6 +17,7 @@ import msgspec
 
 from vfsd.model.errors import AccessDenied, InvalidArgument
 from vfsd.model.ids import hash_bytes
+from vfsd.store.s3_options import S3Options
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?) ?(B|KiB|MiB|GiB|TiB)?")
 _UNITS = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
@@ -29,7 +30,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     where it is missing. state_dir, cache_dir: absolute paths. author: of commits. quiet_s, max_wait_s: seconds without
     a close, and at most, until closed writes are committed. poll_s: seconds between two looks at the refs of a store
     that does not notify. cache_disk, cache_memory: bytes of chunks kept on disk and in memory. staging_disk: bytes
-    that may wait for their commit.
+    that may wait for their commit. s3: how a bucket is spoken to.
     """
 
     store: str
@@ -43,6 +44,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     cache_disk: int = 10 << 30
     cache_memory: int = 256 << 20
     staging_disk: int = 100 << 30
+    s3: S3Options = S3Options()
 
     def node_dir(self, store_id: str) -> str:
         """This node's state of one store."""
@@ -74,6 +76,20 @@ class _File(msgspec.Struct, frozen=True):
     cache_disk: int | str | None = None
     cache_memory: int | str | None = None
     staging_disk: int | str | None = None
+    s3_endpoint: str | None = None
+    s3_addressing: str | None = None
+    s3_ca_bundle: str | None = None
+    s3_anonymous: bool | None = None
+    s3_requester_pays: bool | None = None
+    s3_encryption: str | None = None
+    s3_kms_key: str | None = None
+    s3_checksum: str | None = None
+    s3_connections: int | None = None
+    s3_connect_timeout_s: float | None = None
+    s3_read_timeout_s: float | None = None
+    s3_retry_s: float | None = None
+    s3_hedge: float | None = None
+    s3_multipart: int | str | None = None
 
 
 def load(environ: Mapping[str, str], store_option: str | None = None, *, is_root: bool | None = None) -> Settings:
@@ -96,6 +112,7 @@ def load(environ: Mapping[str, str], store_option: str | None = None, *, is_root
         state_dir=os.path.abspath(environ.get("VFSD_STATE_DIR") or state_dir),
         cache_dir=os.path.abspath(environ.get("VFSD_CACHE_DIR") or cache_dir),
         author=file.author or _user_at_host(),
+        s3=_s3_options(path, file, environ),
     )
     given = {
         key: getattr(file, key) for key in ("quiet_s", "max_wait_s", "poll_s") if getattr(file, key) is not None
@@ -142,6 +159,23 @@ def _read(path: str, *, must_exist: bool) -> _File:
         return msgspec.convert(found, _File)
     except msgspec.ValidationError as error:
         raise InvalidArgument(f"{path}: {str(error).replace('`$.', '`')}") from None
+
+
+def _s3_options(path: str, file: _File, environ: Mapping[str, str]) -> S3Options:
+    """The options whose keys begin with `s3_`; VFSD_S3_ENDPOINT beats the one of the file."""
+    fields = {name: getattr(file, f"s3_{name}") for name in S3Options.__struct_fields__}
+    given = {name: value for name, value in fields.items() if value is not None}
+    if "multipart" in given:
+        given["multipart"] = _bytes(path, "s3_multipart", given["multipart"])
+    try:
+        options = S3Options(**given)
+    except InvalidArgument as error:
+        raise InvalidArgument(f"{path}: s3_{error}") from None
+    endpoint = environ.get("VFSD_S3_ENDPOINT")
+    try:
+        return msgspec.structs.replace(options, endpoint=endpoint) if endpoint else options
+    except InvalidArgument as error:
+        raise InvalidArgument(f"VFSD_S3_ENDPOINT: {error}") from None
 
 
 def _bytes(path: str, key: str, value: int | str) -> int:

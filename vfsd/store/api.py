@@ -96,6 +96,12 @@ class ObjectStore(Protocol):
         object was deleted."""
         ...
 
+    def abort_uploads(self, prefix: str, older_s: float, *, dry_run: bool = False) -> int:
+        """Remove what is left of uploads that never ended: of keys that begin with `prefix`, begun more than `older_s`
+        seconds ago by the store's clock. How many there were. They take room, and no listing shows them; `older_s` is
+        to be longer than any upload takes. `dry_run` only counts. Stores without such uploads have none."""
+        ...
+
     def close(self) -> None:
         """Give back connections and file descriptors. The store may not be used afterwards."""
         ...

@@ -103,5 +103,9 @@ class MemoryStore:
                 last = folder
                 yield folder
 
+    def abort_uploads(self, prefix: str, older_s: float, *, dry_run: bool = False) -> int:
+        check_prefix(prefix)
+        return 0
+
     def close(self) -> None:
         self._objects.clear()

@@ -9,15 +9,17 @@ from vfsd.model.errors import InvalidArgument
 from vfsd.store.api import ObjectStore
 from vfsd.store.local import LocalStore
 from vfsd.store.memory import MemoryStore
+from vfsd.store.s3_options import S3Options
 
 _SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*)://")
 
 
-def open_store(url: str) -> ObjectStore:
+def open_store(url: str, s3: S3Options | None = None) -> ObjectStore:
     """The store that `url` names: `file:///folder`, a path, `s3://bucket/prefix` or `memory:` (a new, empty one).
 
     Nothing is read or made yet, but temporary files of dead writers are removed from a local store. The path of a
-    `file:` URL is taken as it stands, without percent-decoding. InvalidArgument for anything else.
+    `file:` URL is taken as it stands, without percent-decoding. InvalidArgument for anything else. s3: how a bucket is
+    spoken to.
     """
     if url == "memory:":
         return MemoryStore()
@@ -36,6 +38,6 @@ def open_store(url: str) -> ObjectStore:
             from vfsd.store.s3 import S3Store  # noqa: PLC0415  (boto3 is slow to import)
 
             bucket, _, prefix = rest.partition("/")
-            return S3Store(bucket, prefix)
+            return S3Store(bucket, prefix, options=s3)
         case other:
             raise InvalidArgument(f"store {url!r}: {other}:// is not known, file:// and s3:// are")

@@ -42,8 +42,8 @@ class ProbeResult(msgspec.Struct, frozen=True):
 def probe_conditional_writes(store: ObjectStore) -> ProbeResult:
     """Race for fresh keys below `probe/`, which are deleted again. Raises what a plain write raises."""
     run = f"probe/{secrets.token_hex(8)}"
-    creates = [f"{run}/create-{number}" for number in range(KEYS)]
-    swaps = [f"{run}/swap-{number}" for number in range(KEYS)]
+    creates = [f"{run}-create-{number}" for number in range(KEYS)]
+    swaps = [f"{run}-swap-{number}" for number in range(KEYS)]
     with ThreadPoolExecutor(KEYS * WRITERS) as pool:
         try:
             created = _race(pool, [partial(store.put_if_absent, key) for key in creates])

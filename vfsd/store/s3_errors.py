@@ -14,6 +14,7 @@ class Failure(enum.Enum):
 
     ABSENT = "no such object"
     BUCKET = "no such bucket"
+    UPLOAD = "no such upload in parts"
     CONDITION = "a condition did not hold"
     RACE = "another conditional request on the same key is under way"
     BEHIND_END = "the range begins behind the object's end"
@@ -24,15 +25,19 @@ class Failure(enum.Enum):
     FULL = "no space left"
     UNKNOWN = "the server does not know this request"
     NETWORK = "no connection, or it broke"
-    BUSY = "throttled, or an error of the server's"
+    DIGEST = "what came is not what was sent"
+    CERTIFICATE = "the server shows a certificate that is not trusted"
+    BUSY = "an error of the server's"
+    THROTTLED = "the server asks to slow down"
     OTHER = "anything else"
 
 
-TRANSIENT = frozenset({Failure.NETWORK, Failure.BUSY})
+TRANSIENT = frozenset({Failure.NETWORK, Failure.BUSY, Failure.THROTTLED, Failure.DIGEST})
 
 _BY_CODE = {
     "NoSuchKey": Failure.ABSENT,
     "NoSuchBucket": Failure.BUCKET,
+    "NoSuchUpload": Failure.UPLOAD,
     "PreconditionFailed": Failure.CONDITION,
     "ConditionalRequestConflict": Failure.RACE,
     "OperationAborted": Failure.RACE,
@@ -49,20 +54,27 @@ _BY_CODE = {
     "XMinioStorageFull": Failure.FULL,
     "NotImplemented": Failure.UNKNOWN,
     "RequestTimeout": Failure.BUSY,
-    "SlowDown": Failure.BUSY,
-    "Throttling": Failure.BUSY,
+    "BadDigest": Failure.DIGEST,
+    "InvalidDigest": Failure.DIGEST,
+    "XAmzContentChecksumMismatch": Failure.DIGEST,
+    "XAmzContentSHA256Mismatch": Failure.DIGEST,
+    "SlowDown": Failure.THROTTLED,
+    "Throttling": Failure.THROTTLED,
+    "RequestLimitExceeded": Failure.THROTTLED,
 }
 _BY_STATUS = {
     301: Failure.REGION,
     401: Failure.CREDENTIALS,
     403: Failure.DENIED,
     404: Failure.ABSENT,
+    405: Failure.UNKNOWN,
     408: Failure.BUSY,
     409: Failure.RACE,
     412: Failure.CONDITION,
     416: Failure.BEHIND_END,
-    429: Failure.BUSY,
+    429: Failure.THROTTLED,
     501: Failure.UNKNOWN,
+    503: Failure.THROTTLED,
     507: Failure.FULL,
 }
 _NO_CREDENTIALS = (
@@ -73,7 +85,12 @@ _NO_CREDENTIALS = (
     boto.ProfileNotFound,
     boto.SSOError,
 )
-_BROKEN = (boto.HTTPClientError, boto.ConnectionError, boto.IncompleteReadError)
+_BROKEN = (
+    boto.HTTPClientError,
+    boto.ConnectionError,
+    boto.IncompleteReadError,
+    boto.UnseekableStreamError,  # a redirection came after the content had been sent; the client knows of it now
+)
 _SET_CREDENTIALS = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
 
 BotoError = boto.BotoCoreError | boto.ClientError
@@ -87,7 +104,18 @@ def classify(error: BotoError) -> Failure:
         return found or (Failure.BUSY if status >= 500 else Failure.OTHER)
     if isinstance(error, _NO_CREDENTIALS):
         return Failure.CREDENTIALS
+    if isinstance(error, boto.SSLError) and "CERTIFICATE_VERIFY_FAILED" in str(error):
+        return Failure.CERTIFICATE
     return Failure.NETWORK if isinstance(error, _BROKEN) else Failure.OTHER
+
+
+def retry_after(error: BotoError) -> float:
+    """Seconds for which the server asks to be left alone; 0 when it does not say."""
+    if not isinstance(error, boto.ClientError):
+        return 0.0
+    headers = error.response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+    said = headers.get("retry-after", "")
+    return float(said) if said.isascii() and said.isdigit() else 0.0
 
 
 def explain(error: BotoError, *, bucket: str, endpoint: str, what: str) -> VfsdError:
@@ -116,7 +144,12 @@ def explain(error: BotoError, *, bucket: str, endpoint: str, what: str) -> VfsdE
             return Unavailable(f"{endpoint} does not know a request that vfsd needs, for {what} ({reason})")
         case Failure.NETWORK:
             return Unavailable(f"{endpoint} cannot be reached ({reason}): check VFSD_S3_ENDPOINT and the network")
-        case Failure.BUSY:
+        case Failure.CERTIFICATE:
+            return Unavailable(
+                f"{endpoint} shows a certificate that nobody trusted here has signed ({reason}): set s3_ca_bundle to "
+                "the file with the certificate of its authority"
+            )
+        case Failure.BUSY | Failure.THROTTLED | Failure.DIGEST:
             return Unavailable(f"{endpoint} cannot serve {what} now ({reason}): try again later")
     if isinstance(error, boto.ParamValidationError):
         return InvalidArgument(f"{what}: {reason}")

@@ -55,5 +55,10 @@ class WrappedStore:
     def list_folders(self, prefix: str) -> Iterator[str]:
         yield from self._around("list_folders", prefix, 0, lambda: self.inner.list_folders(prefix))
 
+    def abort_uploads(self, prefix: str, older_s: float, *, dry_run: bool = False) -> int:
+        return self._around(
+            "abort_uploads", prefix, 0, lambda: self.inner.abort_uploads(prefix, older_s, dry_run=dry_run)
+        )
+
     def close(self) -> None:
         self.inner.close()
