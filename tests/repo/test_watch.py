@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import trio
 
+from tests.proxy import proxy_to
 from tests.servers import BUCKET, S3Server
 from vfsd.index.index import Index
 from vfsd.model.errors import InvalidArgument
@@ -297,6 +298,23 @@ async def test_changes_on_s3_are_told(s3: ObjectStore) -> None:
         assert await told(batches) == {"pipelines/p": b"3"}
         s3.delete("refs/a/main")
         assert await told(batches) == {"refs/a/main": None}
+
+
+async def test_a_look_at_several_folders_on_s3_is_one_request(moto: S3Server, s3_credentials: None) -> None:
+    with proxy_to(moto.endpoint) as proxy, closing(S3Store(BUCKET, secrets.token_hex(8), proxy.endpoint)) as store:
+        for key in ("commits/c", "format", "packs/aa/p", "pipelines/p", "refs/a/main", "repos/a", "tags/a/t"):
+            store.put(key, key.encode())
+        watcher = RefWatcher(store, ("refs/", "repos/", "pipelines/"), poll_s=0.02)
+        async with watching(watcher) as batches:
+            assert set(await told(batches)) == {"pipelines/p", "refs/a/main", "repos/a"}
+            proxy.reset()
+            for number in range(5):
+                data = b"%d" % number
+                store.put("repos/a", data)
+                assert await told(batches) == {"repos/a": data}
+                counts = proxy.reset()
+                assert counts.requests("GET", "repos") == 1
+                assert set(counts.by["LIST"]) == {"other"}  # of everything, and none of the folders alone
 
 
 async def test_a_start_on_s3_reads_only_what_changed_since_the_last_one(s3: ObjectStore, index: Index) -> None:

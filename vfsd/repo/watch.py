@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
@@ -18,7 +18,7 @@ import watchfiles
 
 from vfsd.index.index import Index
 from vfsd.model.errors import InvalidArgument, NotFound, VfsdError
-from vfsd.store.api import ETag, ObjectStore
+from vfsd.store.api import ETag, ObjectStore, Stat
 from vfsd.store.keys import is_component
 
 POLL_S = 1.0  # seconds between listings where nobody tells
@@ -41,7 +41,7 @@ class RefChange(msgspec.Struct, frozen=True):
 class RefWatcher:
     """Tells what happens under `prefixes` (each ends in `/`) of a store. Good for one `run`.
 
-    poll_s: seconds between listings, one request a prefix each, where the kernel does not tell.
+    poll_s: seconds between listings, of one request each, where the kernel does not tell.
     index: keeps what was read, so that the next start reads only what has changed since.
     """
 
@@ -226,7 +226,7 @@ class _Reader:
 
     def read_all(self) -> list[RefChange]:
         """List everything; what changed since the last read, in order of keys."""
-        listed = {stat.key: stat.etag for prefix in self._prefixes for stat in self._store.list(prefix)}
+        listed = {stat.key: stat.etag for stat in self._list()}
         differing = [key for key, etag in listed.items() if self._known.get(key) != etag]
         saved = {} if self._known else self._saved()
         self._stale = saved.keys() - listed.keys()
@@ -239,6 +239,20 @@ class _Reader:
             else:
                 unread.append(key)
         return self._note(changes + self._get_all(unread))
+
+    def _list(self) -> Iterator[Stat]:
+        """What is there under the prefixes. Far away that is one listing, from the first of them to the last: in a
+        vfsd store nothing else lies between."""
+        if self._store.is_local or len(self._prefixes) == 1:
+            for prefix in self._prefixes:
+                yield from self._store.list(prefix)
+            return
+        last = max(self._prefixes)
+        for stat in self._store.list(after=min(self._prefixes)):
+            if stat.key.startswith(self._prefixes):
+                yield stat
+            elif stat.key > last:
+                return
 
     def read(self, keys: Collection[str]) -> list[RefChange]:
         """Look at these; which of them changed since the last read, in order of keys."""
