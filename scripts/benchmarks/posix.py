@@ -9,58 +9,24 @@ out behind the program's back is not waited for; what it does so early enough to
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from multiprocessing.connection import Connection
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
+from scripts.benchmarks.child import in_child
 from scripts.benchmarks.peers import DEFAULT, SYSTEMS, Failed, Local
 from scripts.benchmarks.rig import disk, median, table
 from scripts.benchmarks.workload import BLOCK, FOLDERS, Load, Row, rows, sources
 
 UNSTEADY = 1.5
 DROP = Path("/proc/sys/vm/drop_caches")
-
-
-def in_child(work: Callable[[Path, Load], float | None], where: Path, load: Load, limit: float) -> float:
-    """Do it in a process of its own; raises Failed if it fails or takes more than `limit` seconds."""
-    context = multiprocessing.get_context("fork")
-    ours, theirs = context.Pipe(duplex=False)
-    child = context.Process(target=_child, args=(work, where, load, theirs), daemon=True)
-    child.start()
-    theirs.close()
-    try:
-        if not ours.poll(limit):
-            raise Failed(f"not done within {limit:.0f} s")
-        found = ours.recv()
-    except EOFError:
-        raise Failed("the measuring process died") from None
-    finally:
-        if child.is_alive() and child.pid:
-            child.join(1)
-            with suppress(ProcessLookupError):
-                os.killpg(child.pid, signal.SIGKILL)  # its session: it may wait for a cp
-    if isinstance(found, str):
-        raise Failed(found)
-    return float(found)
-
-
-def _child(work: Callable[[Path, Load], float | None], where: Path, load: Load, answer: Connection) -> None:
-    os.setsid()
-    try:
-        answer.send(work(where, load) or 0.0)
-    except Failed as error:
-        answer.send(str(error))
-    except OSError as error:
-        answer.send(f"{error.strerror}: {Path(error.filename or '?').name}")
 
 
 class Bench:

@@ -105,11 +105,16 @@ def _mounts() -> Iterator[tuple[str, str]]:
 def table(titles: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Print rows in columns, the machine above them."""
     print(machine())
+    columns(titles, rows)
+
+
+def columns(titles: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Print rows in columns."""
     cells = [list(titles), *[[str(cell) for cell in row] for row in rows]]
     widths = [max(len(row[at]) for row in cells) for at in range(len(titles))]
     for row in cells:
         rest = (cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))
-        print("  ".join([row[0].ljust(widths[0]), *rest]))
+        print("  ".join([row[0].ljust(widths[0]), *rest]).rstrip())
 
 
 def quantile(values: Sequence[float], share: float) -> float:
