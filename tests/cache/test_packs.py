@@ -138,3 +138,41 @@ def test_nothing_is_brought_for_a_cache_that_cannot_keep_it(tmp_path: Path) -> N
     with cache_of(far, tmp_path) as cache:
         assert all(is_right(chunk, cache.get(chunk)) for chunk in chunks)
     assert far.total().received <= 3 * 50 * 10 * KIB
+
+
+def test_what_is_read_ahead_comes_in_one_request(tmp_path: Path) -> None:
+    store, chunks = filled(1, 8, MIB)
+    far = Far(store)
+    with cache_of(far, tmp_path) as cache:
+        cache.fetch(chunks)
+        assert far.total().requests == 1
+        assert all(is_right(chunk, cache.get(chunk)) for chunk in chunks)
+        assert far.total().requests == 1
+
+
+def test_what_is_damaged_of_a_run_is_named_and_the_rest_is_here(tmp_path: Path) -> None:
+    store, chunks = filled(1, 8, MIB)
+    (key,) = (stat.key for stat in store.list("packs/"))
+    data = bytearray(store.get(key)[0])
+    data[chunks[5].place.offset + 100] ^= 1
+    store.put(key, data)
+    far = Far(store)
+    with cache_of(far, tmp_path) as cache:
+        with pytest.raises(Damaged, match=key):
+            cache.fetch(chunks)
+        assert all(cache.has(chunk) for chunk in chunks if chunk is not chunks[5])
+        assert far.total().requests == 2
+    store.delete(key)
+    with cache_of(far, tmp_path) as cache, pytest.raises(Damaged, match=key):
+        cache.fetch(chunks)
+
+
+def test_the_pack_of_large_chunks_comes_later(tmp_path: Path) -> None:
+    store, chunks = filled(1, 30, MIB)
+    far = Far(store)
+    with cache_of(far, tmp_path) as cache:
+        for number in (0, 1, 2, 3, 12, 21):  # the first four stand side by side
+            assert is_right(chunks[number], cache.get(chunks[number]))
+        assert far.total().received == 6 * (MIB + 1)
+        assert all(is_right(chunk, cache.get(chunk)) for chunk in reversed(chunks))
+        assert far.total().requests <= 6 + 8 + packs.RANGES

@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
+from itertools import pairwise
 
 from vfsd.cache.disk import DiskChunks
 from vfsd.cache.memory import MemoryChunks
@@ -16,7 +17,7 @@ from vfsd.index.index import Index
 from vfsd.model.entry import Chunk, Place
 from vfsd.model.errors import Damaged, NotCached, NotFound
 from vfsd.store.api import ObjectStore
-from vfsd.store.blob import read_chunk
+from vfsd.store.blob import check_chunk, container_key, read_chunk
 
 MEMORY_LIMIT = 256 << 20  # bytes
 DISK_LIMIT = 10 << 30  # bytes
@@ -94,9 +95,37 @@ class ChunkCache:
                 del self._loads[chunk.id]
 
     def fetch(self, chunks: Sequence[Chunk]) -> None:
-        """Bring chunks here; blocks. Errors as of `get`."""
-        for chunk in chunks:
+        """Bring chunks here; blocks. Those that lie behind one another in a far store come in one request. Errors as
+        of `get`."""
+        if self._packs is not None:
+            for pack in {chunk.place.container for chunk in chunks}:
+                self._packs.await_coming(pack)
+        missing = [chunk for chunk in chunks if not self.has(chunk)]
+        if len(missing) > 1 and not self._store.is_local and _is_run(missing):
+            missing = self._fetch_run(missing)
+        for chunk in missing:
             self.get(chunk)
+
+    def _fetch_run(self, chunks: list[Chunk]) -> list[Chunk]:
+        """Read them with one request; those that did not come as they should."""
+        first, last = chunks[0].place, chunks[-1].place
+        start, end = first.offset, last.offset + last.length
+        try:
+            stored = memoryview(self._store.get_range(container_key(first.container), start, end - start))
+        except NotFound:
+            return chunks
+        found, left = [], []
+        for chunk in chunks:
+            at = chunk.place.offset - start
+            try:
+                found.append((chunk, check_chunk(self._store, chunk, stored[at : at + chunk.place.length])))
+            except Damaged:
+                left.append(chunk)
+        if self._disk is not None:
+            self._disk.add_many(found)
+        for chunk, data in found:
+            self._memory.put(chunk.id, data)
+        return left
 
     def close(self) -> None:
         """Write down what the disk holds, so that it is found again."""
@@ -131,3 +160,11 @@ class ChunkCache:
                 raise
             place = Place(known.container, known.offset, known.length)
             return read_chunk(self._store, Chunk(chunk.id, chunk.size, place))
+
+
+def _is_run(chunks: Sequence[Chunk]) -> bool:
+    """Whether each lies right behind the one before it."""
+    return all(
+        (one.container, one.offset + one.length) == (other.container, other.offset)
+        for one, other in pairwise(chunk.place for chunk in chunks)
+    )

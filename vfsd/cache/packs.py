@@ -1,4 +1,4 @@
-"""Packs of a far store, brought whole: who wants a second chunk of a pack soon gets all of them.
+"""Packs of a far store, brought whole: for who soon wants a second small chunk of one, or a fourth large one.
 
 An epoch over a million small files, in whatever order, then costs a few thousand large requests. Single reads all over
 a store that is larger than the cache stay single: a pack counts as wanted again only while it is among the last ones.
@@ -19,6 +19,8 @@ from vfsd.store.api import ObjectStore
 from vfsd.store.blob import MAX_STORED, container_key, decode_blob
 from vfsd.store.pack import CHUNK, Blob, parse_directory
 
+SMALL = 512 << 10  # bytes of a chunk from which on a request of its own costs little more than the chunk
+SMALL_ONES, LARGE_ONES = 2, 4  # chunks of a pack that are read alone, or nearly, before all of it is
 RANGE = 8 << 20  # bytes of a pack that one request brings
 RANGES = 5  # requests that a pack is read by: the last one ends behind the largest pack
 PACKS = 2  # packs under way at once, which bounds the memory that this takes
@@ -44,7 +46,7 @@ class Packs:
         self._lacks = lacks
         self._keep = keep
         self._window = window
-        self._wanted: OrderedDict[bytes, None] = OrderedDict()
+        self._wanted: OrderedDict[bytes, tuple[float, int]] = OrderedDict()
         self._coming: dict[bytes, Future[None]] = {}
         self._lock = threading.Lock()
         self._is_closed = False
@@ -59,16 +61,29 @@ class Packs:
         with self._lock:
             coming = self._coming.get(pack)
             if coming is None:
-                if not self._is_wanted_again(pack) or len(self._coming) >= 2 * PACKS or self._is_closed:
+                if not self._is_wanted(chunk) or len(self._coming) >= 2 * PACKS or self._is_closed:
                     return
                 coming = self._coming[pack] = self._packs.submit(self._bring, PackId(pack), chunk.place.offset)
         wait([coming], PATIENCE_S)
 
-    def _is_wanted_again(self, pack: bytes) -> bool:
-        if pack in self._wanted:
-            del self._wanted[pack]  # to be read whole once more it takes two new misses
+    def await_coming(self, pack: bytes) -> None:
+        """Wait for a pack if it is on its way."""
+        with self._lock:
+            coming = self._coming.get(pack)
+        if coming is not None:
+            wait([coming], PATIENCE_S)
+
+    def _is_wanted(self, chunk: Chunk) -> bool:
+        """Whether enough of a pack was wanted, this chunk counted in. To be brought once more it begins anew."""
+        pack, offset = chunk.place.container, chunk.place.offset
+        wanted, last = self._wanted.pop(pack, (0.0, -RANGE))
+        if chunk.size < SMALL:
+            wanted += 1 / SMALL_ONES
+        elif abs(offset - last) >= RANGE:  # what stands side by side is a file being read: more is read ahead anyway
+            wanted += 1 / LARGE_ONES
+        if wanted >= 1:
             return True
-        self._wanted[pack] = None
+        self._wanted[pack] = (wanted, offset)
         if len(self._wanted) > self._window:
             self._wanted.popitem(last=False)
         return False

@@ -17,6 +17,7 @@ from vfsd.serve.loads import Loads
 FIRST, LAST = 2 << 20, 64 << 20  # bytes ahead
 TOGETHER = 8 << 20  # bytes that one load brings at most
 BUDGET = 256 << 20  # bytes under way, of all readers
+NEAR = 8 << 20  # bytes off the expected place that are no jump: the kernel's own readahead asks side by side
 
 
 class Reader:
@@ -55,11 +56,11 @@ class Readahead:
     def after_read(self, reader: Reader, content: Content, offset: int, size: int) -> None:
         """A read was answered: load on when it continued the one before."""
         end = offset + size
-        if offset != reader.expected:
-            reader.window, reader.reached = 0, 0
-        elif end < content.size:
+        if abs(offset - reader.expected) > NEAR:
+            reader.window, reader.reached, reader.expected = 0, 0, end
+        elif reader.expected < end < content.size:
             reader.window = min(max(FIRST, reader.window * 2), LAST)
-        reader.expected = end
+        reader.expected = end = max(reader.expected, end)
         if reader.window and reader.reached - end < reader.window // 2:
             self._load_ahead(reader, content, max(end, reader.reached), end + reader.window)
 

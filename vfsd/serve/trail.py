@@ -47,6 +47,7 @@ class Trails:
         self._has = has
         self._readahead = readahead
         self._trails: OrderedDict[int, Trail] = OrderedDict()
+        self._last: Trail | None = None  # that went on
 
     def after_read(self, node: SnapNode | WorkNode, size: int, *, waited: bool) -> None:
         """A committed file was read to its end. waited: its bytes had to be loaded."""
@@ -55,27 +56,37 @@ class Trails:
             return
         directory, name = where
         trail = self._trails.get(directory.ino)
-        if trail is None and not waited:
+        before = self._last if trail is None and self._last is not None and not self._last.coming else None
+        if trail is None and before is None and not waited:
             return
         try:
-            if trail is None or name not in trail.coming:
+            if before is not None:
+                self._go_on(self._begin(directory, name, before), directory, name, size)
+            elif trail is None or name not in trail.coming:
                 self._begin(directory, name)
             else:
                 self._go_on(trail, directory, name, size)
         except NotCached as miss:
             self._readahead.prepare(miss)  # a part of the tree
 
-    def _begin(self, directory: SnapNode | WorkNode, name: bytes) -> None:
-        self._trails[directory.ino] = Trail(self._names_behind(directory, name))
+    def _begin(self, directory: SnapNode | WorkNode, name: bytes, before: Trail | None = None) -> Trail:
+        """A new trail; one that goes on in another directory where `before` has come to the end of its own."""
+        trail = self._trails[directory.ino] = Trail([name, *self._names_behind(directory, name)])
+        if before is not None:
+            trail.run, trail.ahead, trail.window = before.run, before.ahead, before.window
+        else:
+            del trail.coming[0]
         self._trails.move_to_end(directory.ino)
         if len(self._trails) > TRAILS:
             self._trails.popitem(last=False)
+        return trail
 
     def _names_behind(self, directory: SnapNode | WorkNode, name: bytes) -> list[bytes]:
         behind = islice(entries(self._nodes, _tree(directory), name), NEAR)
         return [entry.name for entry in behind if entry.kind == Kind.FILE]
 
     def _go_on(self, trail: Trail, directory: SnapNode | WorkNode, name: bytes, size: int) -> None:
+        self._last = trail
         del trail.coming[: trail.coming.index(name) + 1]
         if len(trail.coming) < NEAR // 2:
             trail.coming = self._names_behind(directory, name)
