@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from vfsd.index import index as index_module
-from vfsd.index.index import BlockRow, CommitRow, Index, PlaceRow, SegmentRow
+from vfsd.index.blocks import SegmentRow
+from vfsd.index.index import CommitRow, Index, PlaceRow
 from vfsd.model.ids import CommitId
 
 ONE, TWO, THREE = (CommitId(digit * 64) for digit in "123")
@@ -76,32 +77,13 @@ def test_clearing_forgets_the_store_but_not_what_is_this_nodes_own(index: Index)
     index.add_commits([CommitRow(TWO, (ONE,), b"")], complete=True)
     index.update_refs([("refs/a/1", "e", b"")], [])
     index.put_job("j", "p", 1, 0, b"job")
-    index.add_segment(SegmentRow(1, 10, 5))
+    index.blocks.add_segment(SegmentRow(1, 10, 5, 5))
     index.clear()
     assert (index.node(b"n"), index.place(b"p"), index.commit(TWO), index.downstream(ONE), index.refs("")) == (
         None, None, None, [], {},
     )  # fmt: skip
     assert index.job("j") == b"job"
-    assert index.has_segment(1)
-
-
-def test_blocks_of_a_segment_that_is_gone_are_not_remembered(index: Index) -> None:
-    index.add_segment(SegmentRow(1, 0, 5))
-    rows = [BlockRow(b"a", 1, 0, 3, -1), BlockRow(b"b", 2, 0, 3, 1 << 62)]
-    index.add_blocks(rows, {1: 3}, [1], 9)
-    assert index.block(b"a") == rows[0]
-    assert index.block(b"b") is None
-    assert index.segments() == [SegmentRow(1, 3, 9)]
-    index.drop_block(BlockRow(b"a", 7, 0, 3, -1))
-    assert index.block(b"a") is not None, "it lies elsewhere"
-    index.drop_segments([1])
-    assert (index.segments(), index.block(b"a"), index.has_blocks(1)) == ([], None, False)
-
-
-def test_segments_are_listed_least_recently_used_first(index: Index) -> None:
-    for number, used in ((1, 30), (2, 10), (3, 20)):
-        index.add_segment(SegmentRow(number, 0, used))
-    assert [row.id for row in index.segments()] == [2, 3, 1]
+    assert index.blocks.has_segment(1)
 
 
 def test_jobs_are_listed_newest_first_and_found_by_prefix(index: Index) -> None:

@@ -42,13 +42,13 @@ def test_a_file_of_a_newer_vfsd_is_refused(tmp_path: Path) -> None:
 
 
 def test_every_column_has_its_meaning_written_beside_it() -> None:
-    for statement in (*schema.INDEX_1, *schema.JOURNAL_1):
+    for statement in (*schema.INDEX_1, *schema.INDEX_2, *schema.INDEX_3, *schema.JOURNAL_1):
         if "CREATE TABLE" not in statement:
             continue
         table, *columns = [line.strip() for line in statement.strip().splitlines()]
         assert "--" in table, table
         names = [line for line in columns if re.match(r"[a-z_0-9]+ +[A-Z]", line)]
-        plain = re.compile(r"(repo|branch|offset|length)\b")  # they are what they are called
+        plain = re.compile(r"(repo|branch|container|offset|length)\b")  # they are what they are called
         bare = [line for line in names if "--" not in line and not plain.match(line)]
         assert not bare, f"{table}: {bare}"
 

@@ -1,27 +1,32 @@
 """Decoded chunks: from memory, from this node's disk, or from the store, verified on their way in.
 
 What is at hand is given without waiting, so that an event loop may ask; the rest is read where blocking is allowed.
+No chunk is read from the store twice at the same time, alone or among others.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
-from concurrent.futures import Future
-from itertools import pairwise
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, wait
 
+from vfsd.cache.bulk import Fetched, read_run, runs
 from vfsd.cache.disk import DiskChunks
 from vfsd.cache.memory import MemoryChunks
 from vfsd.cache.packs import Packs
+from vfsd.index.blocks import BlockRow
 from vfsd.index.index import Index
 from vfsd.model.entry import Chunk, Place
 from vfsd.model.errors import Damaged, NotCached, NotFound
 from vfsd.store.api import ObjectStore
-from vfsd.store.blob import check_chunk, container_key, read_chunk
+from vfsd.store.blob import read_chunk
 
 MEMORY_LIMIT = 256 << 20  # bytes
 DISK_LIMIT = 10 << 30  # bytes
 PACK_SIZE = 32 << 20  # bytes of a full pack, about
+
+
+Load = Future[Mapping[bytes, bytes]]  # of one thread: gives what it brought, by id
 
 
 class ChunkCache:
@@ -44,9 +49,19 @@ class ChunkCache:
         self._disk = None if folder is None else DiskChunks(index, folder, disk_limit)
         self._packs: Packs | None = None
         if self._disk is not None and not store.is_local:
-            self._packs = Packs(store, self._disk.lacks, self._disk.add_many, max(1, disk_limit // 4 // PACK_SIZE))
-        self._loads: dict[bytes, Future[bytes]] = {}
+            disk = self._disk
+            self._packs = Packs(
+                store, disk.lacks, disk.add_many, lambda: disk.ahead_pays, max(1, disk_limit // 4 // PACK_SIZE)
+            )
+        self._loads: dict[bytes, Load] = {}  # chunks that are being read
         self._lock = threading.Lock()
+
+    @property
+    def room(self) -> int:
+        """Bytes on disk that can be kept whatever else passes through."""
+        return 0 if self._disk is None else self._disk.room
+
+    # One chunk
 
     def cached(self, chunk: Chunk) -> bytes | None:
         """The chunk's bytes when they are in memory, or on disk and in the kernel's page cache. Never waits."""
@@ -73,66 +88,26 @@ class ChunkCache:
 
         Damaged when the store does not have the chunk as it was; Unavailable, AccessDenied.
         """
-        data = self._memory.get(chunk.id)
-        if data is not None:
-            return data
-        with self._lock:
-            shared = self._loads.get(chunk.id)
-            if shared is None:
-                mine = self._loads[chunk.id] = Future()
-        if shared is not None:
-            return shared.result()
+        while True:
+            data = self._memory.get(chunk.id)
+            if data is not None:
+                return data
+            mine, others = self._begin([chunk])
+            if mine:
+                return self._load_and_tell(chunk)
+            data = others[0].result().get(chunk.id)
+            if data is not None:
+                return data
+            # It was among many, and could not be had there: this thread finds out why.
+
+    def _load_and_tell(self, chunk: Chunk) -> bytes:
         try:
             data = self._load(chunk)
         except BaseException as error:
-            mine.set_exception(error)
+            self._end([chunk]).set_exception(error)
             raise
-        else:
-            mine.set_result(data)
-            return data
-        finally:
-            with self._lock:
-                del self._loads[chunk.id]
-
-    def fetch(self, chunks: Sequence[Chunk]) -> None:
-        """Bring chunks here; blocks. Those that lie behind one another in a far store come in one request. Errors as
-        of `get`."""
-        if self._packs is not None:
-            for pack in {chunk.place.container for chunk in chunks}:
-                self._packs.await_coming(pack)
-        missing = [chunk for chunk in chunks if not self.has(chunk)]
-        if len(missing) > 1 and not self._store.is_local and _is_run(missing):
-            missing = self._fetch_run(missing)
-        for chunk in missing:
-            self.get(chunk)
-
-    def _fetch_run(self, chunks: list[Chunk]) -> list[Chunk]:
-        """Read them with one request; those that did not come as they should."""
-        first, last = chunks[0].place, chunks[-1].place
-        start, end = first.offset, last.offset + last.length
-        try:
-            stored = memoryview(self._store.get_range(container_key(first.container), start, end - start))
-        except NotFound:
-            return chunks
-        found, left = [], []
-        for chunk in chunks:
-            at = chunk.place.offset - start
-            try:
-                found.append((chunk, check_chunk(self._store, chunk, stored[at : at + chunk.place.length])))
-            except Damaged:
-                left.append(chunk)
-        if self._disk is not None:
-            self._disk.add_many(found)
-        for chunk, data in found:
-            self._memory.put(chunk.id, data)
-        return left
-
-    def close(self) -> None:
-        """Write down what the disk holds, so that it is found again."""
-        if self._packs is not None:
-            self._packs.close()
-        if self._disk is not None:
-            self._disk.close()
+        self._end([chunk]).set_result({chunk.id: data})
+        return data
 
     def _load(self, chunk: Chunk) -> bytes:
         # Asked again: another thread's load may have ended between our look and our turn.
@@ -140,8 +115,7 @@ class ChunkCache:
         if data is not None:
             return data
         data = None if self._disk is None else self._disk.read(chunk)
-        if data is None and self._disk is not None and self._packs is not None:
-            self._packs.bring(chunk)
+        if data is None and self._disk is not None and self._packs is not None and self._packs.bring(chunk):
             data = self._disk.read(chunk)
         if data is None:
             data = self._read(chunk)
@@ -161,10 +135,104 @@ class ChunkCache:
             place = Place(known.container, known.offset, known.length)
             return read_chunk(self._store, Chunk(chunk.id, chunk.size, place))
 
+    # Several chunks
 
-def _is_run(chunks: Sequence[Chunk]) -> bool:
-    """Whether each lies right behind the one before it."""
-    return all(
-        (one.container, one.offset + one.length) == (other.container, other.offset)
-        for one, other in pairwise(chunk.place for chunk in chunks)
-    )
+    def add_many(self, chunks: Sequence[tuple[Chunk, bytes]]) -> None:
+        """Keep chunks whose bytes, checked, somebody has: they will be read soon."""
+        if self._disk is not None:
+            self._disk.add_many(chunks, wanted=True)
+        self._memory.put_many((chunk.id, data) for chunk, data in chunks)
+
+    def fetch(self, chunks: Sequence[Chunk]) -> None:
+        """Have chunks at hand; blocks. See `bring`."""
+        self.bring(chunks)
+
+    def bring(self, chunks: Sequence[Chunk], *, warm: bool = False) -> Fetched:
+        """Have chunks at hand, and say what had to come; blocks. Those that lie near each other come with one request
+        (see bulk.runs); what somebody else is reading is waited for. Few at a time: all are in memory at once.
+
+        warm: bring them to the disk only, for later, and keep them longer there than what passes through. Raises what
+        `get` does, after having brought the rest.
+        """
+        if self._packs is not None:
+            for container in {chunk.place.container for chunk in chunks}:
+                self._packs.await_coming(container)
+        brought = Fetched()
+        left: list[Chunk] = []
+        others: list[Load] = []
+        missing, here = self._missing(chunks, warm=warm)
+        if warm and self._disk is not None:
+            self._disk.warm((), here)
+        for run in runs(missing):
+            mine, joined = self._begin(run)
+            others += joined
+            if mine:
+                part, lost = self._read_many(mine, warm=warm)
+                brought += part
+                left += lost
+        if not warm:
+            on_disk = {row.id for row in here}
+            left += [chunk for chunk in chunks if chunk.id in on_disk]
+        wait(others)
+        for chunk in left:
+            self.get(chunk)
+        return brought
+
+    def lacking(self, chunks: Sequence[Chunk]) -> list[Chunk]:
+        """Those that are neither in memory nor on disk, as far as is known. Never waits; for many it is quicker than
+        `has`."""
+        return self._missing(chunks, warm=False)[0]
+
+    def _missing(self, chunks: Sequence[Chunk], *, warm: bool) -> tuple[list[Chunk], list[BlockRow]]:
+        """Those that have to come from the store; and where the others lie, of which those in memory need no mention
+        unless the disk is to be warmed."""
+        lacking = [chunk for chunk in chunks if warm or chunk.id not in self._memory]
+        if self._disk is None:
+            return lacking, []
+        here = self._disk.here([chunk.id for chunk in lacking])
+        return [chunk for chunk in lacking if chunk.id not in here], list(here.values())
+
+    def _read_many(self, chunks: list[Chunk], *, warm: bool) -> tuple[Fetched, list[Chunk]]:
+        """Read what this thread has begun, and what could not be had."""
+        data: dict[bytes, bytes] = {}
+        requests = 0
+        try:
+            # Asked again: another thread's load may have ended between our look and our turn.
+            missing, _ = self._missing(chunks, warm=warm)
+            for run in runs(missing):  # several, when others are reading what lies between
+                data |= read_run(self._store, run)
+                requests += 1
+            found = [(chunk, data[chunk.id]) for chunk in missing if chunk.id in data]
+            if warm and self._disk is not None:
+                self._disk.warm(found, ())
+            else:
+                self.add_many(found)
+        except BaseException as error:
+            self._end(chunks).set_exception(error)
+            raise
+        self._end(chunks).set_result(data)
+        brought = Fetched(len(data), sum(map(len, data.values())), requests)
+        return brought, [chunk for chunk in missing if chunk.id not in data]
+
+    # Who reads what
+
+    def _begin(self, chunks: Sequence[Chunk]) -> tuple[list[Chunk], list[Load]]:
+        """Those of the chunks that nobody is reading, which the caller now is; and what gives the others."""
+        own = Load()
+        with self._lock:
+            mine = [chunk for chunk in chunks if self._loads.setdefault(chunk.id, own) is own]
+            others = {self._loads[chunk.id] for chunk in chunks} - {own}
+        return mine, list(others)
+
+    def _end(self, chunks: Sequence[Chunk]) -> Load:
+        """The caller is not reading them any more, and tells those that wait."""
+        with self._lock:
+            own = {self._loads.pop(chunk.id) for chunk in chunks}
+        return own.pop()
+
+    def close(self) -> None:
+        """Write down what the disk holds, so that it is found again."""
+        if self._packs is not None:
+            self._packs.close()
+        if self._disk is not None:
+            self._disk.close()

@@ -1,114 +1,107 @@
 """Decoded chunks in files of this node's disk: segments, filled one behind another, dropped whole.
 
-The index says which chunk lies where. A process fills a segment of its own, on which it holds flock(2), and tells the
-index in batches; what it had not told when it died is garbage in the file. Every block is checked by its xxh3-64 when
-it is read, so neither rot, a power cut nor a file that vanished can give wrong bytes. Trouble with the files, or in
-writing to the index, is logged once and never raised: then chunks come from the store.
+The index says which chunk lies where. A process fills a segment of its own, and tells the index in batches; what it
+had not told when it died is lost. A block is checked by its xxh3-64 whenever it is read from the disk, so neither rot,
+a power cut, nor a file that vanished or was dropped meanwhile can give wrong bytes. Trouble with the files, or with
+writing to the index, is logged once and never raised: chunks come from the store until the cache can be used again.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
-import fcntl
+import io
 import logging
 import os
-import re
-import secrets
 import threading
 import time
+import weakref
 from collections.abc import Sequence
 
 import xxhash
 
-from vfsd.index.index import BlockRow, Index, SegmentRow
+from vfsd.cache.segments import MOST, Segment, Segments
+from vfsd.index.blocks import BATCH, BlockRow
+from vfsd.index.index import Index
 from vfsd.model.entry import Chunk
 from vfsd.model.errors import VfsdError
 from vfsd.store.open_files import OpenFile, OpenFiles
 
-SEGMENT = 64 << 20  # bytes of a full segment
-SHARE = 8  # a segment is at most this part of the whole cache, so that dropping one leaves most of it
-ROWS = 512  # blocks told to the index at once
-TELL_S = 2.0  # seconds after which fewer are told as well
-PAUSE_S = 60.0  # seconds without writing after the folder could not be written
-OPEN_FILES = 64
+TELL_S = 2.0  # seconds after which the index is told, however little there is to say
+PAUSE_S = 10.0  # seconds without writing after the folder could not be written
+OPEN_FILES = MOST + 16
+PIECES = 1024  # blocks that one system call writes: IOV_MAX of Linux
+LENT = 64 << 10  # bytes from which on reading into a lent buffer is worth it
+REMEMBERED = 4096  # lookups that `find` did for nothing, for the `read` that comes after it
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+_DAY_S = 86400
+_NOT_LOOKED = BlockRow(b"", 0, 0, 0, 0)
 
-_NAME = re.compile(r"[0-9a-f]{16}")
 _log = logging.getLogger(__name__)
 
 
-class _Segment:
-    """A segment that this process alone fills or removes, until nobody refers to this object any more."""
-
-    __slots__ = ("end", "fd", "id")
-
-    def __init__(self, path: str, segment: int, flags: int = 0) -> None:
-        """BlockingIOError when another process fills it, FileNotFoundError when it is gone."""
-        self.fd = -1
-        self.fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | flags, 0o600)
-        fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if self.is_gone():
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
-        self.id = segment
-        self.end = os.fstat(self.fd).st_size
-
-    def is_gone(self) -> bool:
-        """Whether the file has lost its name: others cannot read it any more."""
-        return os.fstat(self.fd).st_nlink == 0
-
-    def __del__(self) -> None:
-        if self.fd >= 0:
-            os.close(self.fd)
-
-
 class DiskChunks:
-    """Chunks in `folder`, at most about `limit` bytes of them. Safe from any thread; processes share the folder."""
+    """Chunks in `folder`, at most `limit` bytes of them. Safe from any thread; processes share the folder."""
 
     def __init__(self, index: Index, folder: str, limit: int) -> None:
         self._index = index
-        self._folder = folder
-        self._limit = limit
-        self._segment_size = min(SEGMENT, limit // SHARE)
         self._files = OpenFiles(OPEN_FILES)
-        self._lock = threading.RLock()  # of what follows, for writing; `_find` reads `_untold` without
-        self._segment: _Segment | None = None
+        self._segments = Segments(index, folder, limit, self._files.discard)
+        self._lock = threading.RLock()  # of segments and what is untold, for writing; `_row` reads without
+        self._telling = threading.Lock()
+        self._segment: Segment | None = None
         self._untold: dict[bytes, BlockRow] = {}
-        self._sizes: dict[int, int] = {}
-        self._used: set[int] = set()
-        self._told = time.monotonic()
+        self._being_told: dict[bytes, BlockRow] = {}
+        self._looked: dict[bytes, BlockRow | None] = {}
+        self._warm: set[int] = set()
+        self._wanted = self._from_store = 0  # bytes since the index was told
         self._paused_until = 0.0
         self._complained = False
+        self._wake, self._closed = threading.Event(), threading.Event()
+        self._teller: threading.Thread | None = None
+        weakref.finalize(self, _end, self._wake, self._closed)
         try:
             os.makedirs(folder, 0o700, exist_ok=True)
-            self._clean()
+            self._segments.settle()
+            for row in index.blocks.segments():
+                with contextlib.suppress(FileNotFoundError):  # dropped meanwhile
+                    self._open(row.id)  # now, because `find` may not wait for it
         except (OSError, VfsdError) as error:
             self._pause(error)
+
+    @property
+    def room(self) -> int:
+        """Bytes that can be kept whatever else passes through."""
+        return self._segments.room
 
     # Reading
 
     def find(self, chunk: Chunk) -> bytes | None:
         """The chunk when that takes no waiting for the disk."""
         row = self._row(chunk)
-        if row is None:
-            return None
-        buffer = bytearray(row.length)
-        try:
-            if os.preadv(self._open(row.segment).fd, [buffer], row.offset, os.RWF_NOWAIT) != row.length:
-                return None  # only a part is in the page cache
-        except OSError:
-            return None  # nothing is, or the file is gone: `read` finds out which
-        data = bytes(buffer)
-        return data if self._is_right(row, data) else None
+        data = None
+        if row is not None:
+            file = self._files.get(self._segments.path(row.segment))
+            data = None if file is None else _read_now(file.fd, row)
+            if data is not None and self._is_right(row, data):
+                self._looked.pop(chunk.id, None)
+                return data
+        if len(self._looked) >= REMEMBERED:
+            self._looked.clear()
+        self._looked[chunk.id] = row
+        return None
 
     def read(self, chunk: Chunk) -> bytes | None:
         """The chunk when it is here; blocks. A block that fails its check is forgotten."""
-        row = self._row(chunk)
+        row = self._looked.pop(chunk.id, _NOT_LOOKED)
+        if row is _NOT_LOOKED:
+            row = self._row(chunk)
         if row is None:
             return None
         try:
             data = os.pread(self._open(row.segment).fd, row.length, row.offset)
         except FileNotFoundError:
-            self._forget(row, whole_segment=True)
-            return None
+            data = b""
         except OSError as error:
             self._complain(error)
             data = b""
@@ -117,179 +110,260 @@ class DiskChunks:
             return None
         return data
 
+    def lacks(self, chunk: bytes) -> bool:
+        """Whether a chunk is not here, and can be kept."""
+        return time.monotonic() >= self._paused_until and not self.has(chunk)
+
+    @property
+    def ahead_pays(self) -> bool:
+        """Whether what is brought before anybody asks for it can be kept, and is likely to be read before it goes."""
+        return time.monotonic() >= self._paused_until and self._segments.eviction.ahead_pays
+
+    def has(self, chunk: bytes) -> bool:
+        """Whether a chunk is here, as far as is known."""
+        return self._recent(chunk) is not None or self._index.blocks.find(chunk) is not None
+
+    def here(self, chunks: Sequence[bytes]) -> dict[bytes, BlockRow]:
+        """Where those of the chunks lie that are here."""
+        found = {chunk: row for chunk in chunks if (row := self._recent(chunk)) is not None}
+        return self._index.blocks.find_many([chunk for chunk in chunks if chunk not in found]) | found
+
     def _row(self, chunk: Chunk) -> BlockRow | None:
-        row = self._untold.get(chunk.id) or self._index.block(chunk.id)
+        row = self._recent(chunk.id) or self._index.blocks.find(chunk.id)
         return row if row is not None and row.length == chunk.size else None
+
+    def _recent(self, chunk: bytes) -> BlockRow | None:
+        return self._untold.get(chunk) or self._being_told.get(chunk)
 
     def _is_right(self, row: BlockRow, data: bytes) -> bool:
         if len(data) != row.length or _check64(data) != row.check64:
             return False
-        self._used.add(row.segment)
+        self._segments.eviction.hit(row.segment, row.offset, row.length)
+        self._wanted += row.length
+        self._soon()
         return True
 
     def _open(self, segment: int) -> OpenFile:
-        path = self._path(segment)
+        path = self._segments.path(segment)
         return self._files.get(path) or self._files.add(path, OpenFile(path))
 
-    def _path(self, segment: int) -> str:
-        return f"{self._folder}/{segment:016x}"
-
-    def _forget(self, row: BlockRow, *, whole_segment: bool = False) -> None:
-        self._files.discard(self._path(row.segment))
+    def _forget(self, row: BlockRow) -> None:
+        self._files.discard(self._segments.path(row.segment))
         try:
             with self._lock:
-                if whole_segment:
-                    self._untold = {key: kept for key, kept in self._untold.items() if kept.segment != row.segment}
-                    self._index.drop_segments([row.segment])
-                else:
-                    if self._untold.get(row.id) == row:
-                        del self._untold[row.id]
-                    self._index.drop_block(row)
+                if self._untold.get(row.id) == row:
+                    del self._untold[row.id]
+            self._index.blocks.drop(row)
         except VfsdError as error:
             self._pause(error)
 
     # Writing
 
     def add(self, chunk: bytes, data: bytes) -> None:
-        """Keep a chunk, if the folder can be written."""
-        if len(data) > self._segment_size or time.monotonic() < self._paused_until:
-            return
+        """Keep a chunk that somebody reads, if the folder can be written."""
+        self._wanted += len(data)
+        self._from_store += len(data)
+        with self._lock:
+            self._segments.eviction.missed(chunk, len(data), time.time_ns())
+        for row in self._add([(chunk, data)]):
+            self._segments.eviction.hit(row.segment, row.offset, row.length)
+
+    def add_many(self, chunks: Sequence[tuple[Chunk, bytes]], *, wanted: bool = False) -> None:
+        """Keep chunks that may be read, as far as the folder can be written. wanted: somebody is about to."""
+        size = sum(len(data) for _, data in chunks)
+        self._from_store += size
+        self._wanted += size if wanted else 0
+        if wanted:
+            now = time.time_ns()
+            with self._lock:
+                for chunk, data in chunks:
+                    self._segments.eviction.missed(chunk.id, len(data), now)
+        self._add([(chunk.id, data) for chunk, data in chunks])
+
+    def warm(self, chunks: Sequence[tuple[Chunk, bytes]], here: Sequence[BlockRow]) -> None:
+        """Keep chunks, and those that are here already, longer than what passes through."""
+        rows = self._add([(chunk.id, data) for chunk, data in chunks])
+        with self._lock:
+            self._warm.update(row.segment for row in (*rows, *here))
+        self.tell()
+
+    def _add(self, chunks: Sequence[tuple[bytes, bytes]]) -> list[BlockRow]:
+        """Write chunks, behind one another where there is room; where they lie now."""
+        chunks = [(chunk, data) for chunk, data in chunks if len(data) <= self._segments.full]
+        rows: list[BlockRow] = []
+        if not chunks or time.monotonic() < self._paused_until:
+            return rows
+        if not self._has_room(sum(len(data) for _, data in chunks)):
+            self.tell()  # when a segment is dropped, the index should know its chunks
         try:
             with self._lock:
-                segment = self._segment_with_room(len(data))
-                offset = segment.end
-                segment.end += len(data)
-            # Outside the lock; `segment` stays open and ours as long as it is referred to here.
-            if os.pwrite(segment.fd, data, offset) != len(data):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            with self._lock:
-                self._untold[chunk] = BlockRow(chunk, segment.id, offset, len(data), _check64(data))
-                self._sizes[segment.id] = segment.end
-                if len(self._untold) >= ROWS or time.monotonic() - self._told > TELL_S:
-                    self._tell()
+                runs = self._place(chunks)
+            # Outside the lock; a segment stays open and ours as long as it is referred to here.
+            for segment, offset, run in runs:
+                _write(segment.fd, [data for _, data in run], offset)
+                at = offset
+                for chunk, data in run:
+                    rows.append(BlockRow(chunk, segment.id, at, len(data), _check64(data)))
+                    at += len(data)
         except (OSError, VfsdError) as error:
             self._pause(error)
+        with self._lock:
+            for row in rows:
+                self._untold[row.id] = row
+                self._looked.pop(row.id, None)
+        if len(self._untold) >= BATCH:
+            self.tell()
+        self._soon()
+        return rows
 
-    def lacks(self, chunk: bytes) -> bool:
-        """Whether a chunk is not here, and can be kept."""
-        return time.monotonic() >= self._paused_until and not self.has(chunk)
+    def _place(self, chunks: Sequence[tuple[bytes, bytes]]) -> list[tuple[Segment, int, list[tuple[bytes, bytes]]]]:
+        """(segment, offset, chunks that belong there) in order."""
+        runs = []
+        at = 0
+        while at < len(chunks):
+            segment = self._segment_with_room(len(chunks[at][1]))
+            offset, first = segment.end, at
+            while at < len(chunks) and segment.end + len(chunks[at][1]) <= self._segments.full:
+                segment.end += len(chunks[at][1])
+                at += 1
+            runs.append((segment, offset, list(chunks[first:at])))
+        return runs
 
-    def has(self, chunk: bytes) -> bool:
-        """Whether a chunk is here, as far as is known."""
-        return chunk in self._untold or self._index.block(chunk) is not None
+    def _has_room(self, length: int) -> bool:
+        segment = self._segment
+        return segment is not None and segment.end + length <= self._segments.full
 
-    def add_many(self, chunks: Sequence[tuple[Chunk, bytes]]) -> None:
-        """As `add`, of several."""
-        for chunk, data in chunks:
-            self.add(chunk.id, data)
+    def _segment_with_room(self, length: int) -> Segment:
+        segment = self._segment
+        if segment is not None and (segment.end + length > self._segments.full or segment.is_gone()):
+            self._segment = None
+            if not segment.is_gone():
+                self._segments.leave(segment, segment.end)
+                self._segments.filled()
+                self._complained = False
+            segment = None
+        if segment is None:
+            segment = self._segment = self._segments.begin()
+            self._open(segment.id)
+        return segment
+
+    def tell(self) -> None:
+        """Let the index know what was written and read since the last time."""
+        with self._telling:
+            with self._lock:
+                self._being_told = self._untold  # first, so that who looks meanwhile finds a block in one of them
+                self._untold = {}
+                wanted, self._wanted = self._wanted, 0
+                from_store, self._from_store = self._from_store, 0
+                warm, self._warm = self._warm, set()
+            try:
+                self._index.blocks.add(list(self._being_told.values()))
+                self._index.blocks.note_reads(int(time.time()) // _DAY_S, wanted, from_store)
+                with self._lock:
+                    self._segments.keep(warm)
+                    self._segments.review()
+            except (OSError, VfsdError) as error:
+                self._pause(error)
+            finally:
+                self._being_told = {}
 
     def close(self) -> None:
         """Tell the index the rest, and leave the segment for others to fill."""
-        try:
-            with self._lock:
-                self._tell()
-                self._segment = None
-        except VfsdError as error:
-            self._pause(error)
+        _end(self._wake, self._closed)
+        if self._teller is not None:
+            self._teller.join()
+        self.tell()
+        with self._lock:
+            self._abandon()
         self._files.clear()
 
-    def _tell(self) -> None:
-        """Let the index know what was written and used since the last time."""
-        used, self._used = self._used, set()
-        rows, sizes = list(self._untold.values()), self._sizes
-        if rows or sizes or used:
-            self._index.add_blocks(rows, sizes, used | sizes.keys(), time.time_ns())
-        self._untold, self._sizes = {}, {}  # only now: whoever looks meanwhile finds a block in one of the two
-        self._told = time.monotonic()
+    def _soon(self) -> None:
+        """Have the index told in a while."""
+        if not self._wake.is_set():
+            self._wake.set()
+            if self._teller is None and not self._closed.is_set():
+                arguments = (weakref.ref(self), self._wake, self._closed)
+                self._teller = threading.Thread(target=_tell, args=arguments, name="vfsd-cache", daemon=True)
+                self._teller.start()
+
+    # Trouble
 
     def _pause(self, error: OSError | VfsdError) -> None:
+        """Something could not be written: do without for a while."""
+        self._complain(error)
         with self._lock:
             self._paused_until = time.monotonic() + PAUSE_S
-            self._segment = None
-            self._untold, self._sizes = {}, {}
-        self._complain(error)
+            self._abandon()
+            if isinstance(error, OSError) and error.errno in _FULL:
+                try:
+                    self._segments.found_full()
+                except (OSError, VfsdError) as further:
+                    self._complain(further)
+
+    def _abandon(self) -> None:
+        """Leave the segment to others, with what is in it."""
+        segment, self._segment = self._segment, None
+        if segment is not None:
+            try:
+                ends = (row.offset + row.length for row in self._untold.values() if row.segment == segment.id)
+                self._segments.leave(segment, max(self._index.blocks.segment_end(segment.id), *ends, 0))
+            except (OSError, VfsdError) as error:
+                self._complain(error)
 
     def _complain(self, error: OSError | VfsdError) -> None:
         if not self._complained:
             self._complained = True
             reason = error.strerror if isinstance(error, OSError) else error
-            _log.warning("the chunk cache in %s cannot be used (%s): reading from the store", self._folder, reason)
+            folder = self._segments.folder
+            _log.warning("the chunk cache in %s cannot be used (%s): reading from the store", folder, reason)
 
-    # Segments
 
-    def _segment_with_room(self, length: int) -> _Segment:
-        segment = self._segment
-        if segment is None or segment.end + length > self._segment_size or segment.is_gone():
-            self._tell()
-            self._segment = None
-            rows = self._index.segments()
-            segment = self._take_over(rows) or self._make()
-            self._make_room(rows, self._segment_size - segment.end)
-            self._segment = segment
-        return segment
+def _tell(reference: weakref.ref[DiskChunks], wake: threading.Event, closed: threading.Event) -> None:
+    """Tell the index from time to time, while there is something to say. A thread of its own does it, because who asks
+    for what is at hand may not wait for the index."""
+    while True:
+        wake.wait()
+        if closed.wait(TELL_S):
+            return
+        wake.clear()
+        disk = reference()
+        if disk is None:
+            return
+        disk.tell()
+        del disk
 
-    def _take_over(self, rows: list[SegmentRow]) -> _Segment | None:
-        """A segment that a process has left no more than half full."""
-        for row in rows:
-            if row.size <= self._segment_size // 2:
-                try:
-                    segment = _Segment(self._path(row.id), row.id)
-                except (BlockingIOError, FileNotFoundError):
-                    continue
-                if segment.end <= self._segment_size // 2 and self._index.has_segment(row.id):
-                    return segment
-        return None
 
-    def _make(self) -> _Segment:
-        os.makedirs(self._folder, 0o700, exist_ok=True)
-        while True:
-            number = secrets.randbits(63)
-            try:
-                segment = _Segment(self._path(number), number, os.O_CREAT | os.O_EXCL)
-            except (BlockingIOError, FileNotFoundError, FileExistsError):
-                continue  # another process that has just started took the new file for a dead one's
-            self._index.add_segment(SegmentRow(number, 0, time.time_ns()))
-            return segment
+def _end(wake: threading.Event, closed: threading.Event) -> None:
+    closed.set()
+    wake.set()
 
-    def _make_room(self, rows: list[SegmentRow], needed: int) -> None:
-        """Drop segments, the least recently used first, until `needed` bytes more fit."""
-        total = sum(row.size for row in rows)
-        for row in rows:
-            if total + needed <= self._limit:
-                return
-            try:
-                segment = _Segment(self._path(row.id), row.id)
-            except BlockingIOError:
-                continue  # someone is filling it
-            except FileNotFoundError:
-                self._index.drop_segments([row.id])
-            else:
-                self._remove(segment)
-            total -= row.size
 
-    def _remove(self, segment: _Segment) -> None:
-        path = self._path(segment.id)
-        self._index.drop_segments([segment.id])
-        os.ftruncate(segment.fd, 0)  # frees the bytes at once, also while others have the file open
-        os.unlink(path)
-        self._files.discard(path)
+def _read_now(fd: int, row: BlockRow) -> bytes | None:
+    """A block when all of it is in the page cache."""
+    try:
+        if row.length < LENT:
+            small = bytearray(row.length)
+            return bytes(small) if os.preadv(fd, [small], row.offset, os.RWF_NOWAIT) == row.length else None
+        # A BytesIO lends its buffer and gives it away as bytes, without the copy that bytes(bytearray) is.
+        lender = io.BytesIO()
+        lender.seek(row.length - 1)
+        lender.write(b"\0")
+        with lender.getbuffer() as buffer:
+            if os.preadv(fd, [buffer], row.offset, os.RWF_NOWAIT) != row.length:
+                return None
+        return lender.getvalue()
+    except OSError:
+        return None  # nothing is, or it cannot be told here: `read` finds out
 
-    def _clean(self) -> None:
-        """Remove what dead processes left: files that the index does not know or knows no block of, and rows without
-        a file. The rows are read first: a segment's file is made before its row."""
-        rows = {row.id for row in self._index.segments()}
-        with os.scandir(self._folder) as found:
-            files = {int(entry.name, 16) for entry in found if _NAME.fullmatch(entry.name)}
-        self._index.drop_segments(sorted(rows - files))
-        for number in files:
-            if number not in rows or not self._index.has_blocks(number):
-                try:
-                    segment = _Segment(self._path(number), number)
-                except (BlockingIOError, FileNotFoundError):
-                    continue
-                # Asked again, now that nobody else can have it.
-                if not self._index.has_blocks(number):
-                    self._remove(segment)
+
+def _write(fd: int, pieces: list[bytes], offset: int) -> None:
+    """Write pieces behind one another; OSError when not all of them could be."""
+    for at in range(0, len(pieces), PIECES):
+        part = pieces[at : at + PIECES]
+        size = sum(map(len, part))
+        if os.pwritev(fd, part, offset) != size:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        offset += size
 
 
 def _check64(data: bytes) -> int:

@@ -1,7 +1,8 @@
 """Packs of a far store, brought whole: for who soon wants a second small chunk of one, or a fourth large one.
 
 An epoch over a million small files, in whatever order, then costs a few thousand large requests. Single reads all over
-a store that is larger than the cache stay single: a pack counts as wanted again only while it is among the last ones.
+a store that is larger than the cache stay single: a pack counts as wanted again only while it is among the last ones,
+and none is brought while what was brought went again before anybody had read it.
 """
 
 from __future__ import annotations
@@ -34,17 +35,18 @@ log = logging.getLogger(__name__)
 class Packs:
     """Brings packs. Safe from any thread.
 
-    lacks: whether a chunk is not kept yet. keep: is given chunks with their bytes, some at a time. window: among how
-    many packs one counts as wanted again.
+    lacks: whether a chunk is not kept yet. keep: is given chunks with their bytes, some at a time. pays: whether what
+    is kept is likely to be read. window: among how many packs one counts as wanted again.
     """
 
     def __init__(
         self, store: ObjectStore, lacks: Callable[[bytes], bool], keep: Callable[[list[tuple[Chunk, bytes]]], None],
-        window: int,
+        pays: Callable[[], bool], window: int,
     ) -> None:
         self._store = store
         self._lacks = lacks
         self._keep = keep
+        self._pays = pays
         self._window = window
         self._wanted: OrderedDict[bytes, tuple[float, int]] = OrderedDict()
         self._coming: dict[bytes, Future[None]] = {}
@@ -53,18 +55,19 @@ class Packs:
         self._packs = ThreadPoolExecutor(PACKS, thread_name_prefix="vfsd-packs")
         self._ranges = ThreadPoolExecutor(PACKS * RANGES, thread_name_prefix="vfsd-ranges")
 
-    def bring(self, chunk: Chunk) -> None:
-        """A chunk is missing: wait for its pack if that is on its way, or is wanted now. It may have come then."""
+    def bring(self, chunk: Chunk) -> bool:
+        """A chunk is missing: wait for its pack if that is on its way, or is wanted now; whether it may have come."""
         pack = chunk.place.container
-        if len(pack) != _PACK or not self._lacks(chunk.id):
-            return
+        if len(pack) != _PACK or not self._pays():
+            return False
         with self._lock:
             coming = self._coming.get(pack)
             if coming is None:
                 if not self._is_wanted(chunk) or len(self._coming) >= 2 * PACKS or self._is_closed:
-                    return
+                    return False
                 coming = self._coming[pack] = self._packs.submit(self._bring, PackId(pack), chunk.place.offset)
         wait([coming], PATIENCE_S)
+        return True
 
     def await_coming(self, pack: bytes) -> None:
         """Wait for a pack if it is on its way."""

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TypeVar
 
 import msgspec
 
+from vfsd.index.blocks import Blocks
 from vfsd.index.connection import SqliteFile
 from vfsd.index.schema import INDEX_VERSION
+from vfsd.index.verdicts import Drops, Verdicts
 from vfsd.model.errors import AccessDenied
 from vfsd.model.ids import CommitId
 
@@ -36,24 +38,6 @@ class CommitRow(msgspec.Struct, frozen=True):
     head: bytes
 
 
-class BlockRow(msgspec.Struct, frozen=True, gc=False):
-    """Where a chunk lies in this node's cache: see index.schema, table blocks."""
-
-    id: bytes
-    segment: int
-    offset: int
-    length: int
-    check64: int
-
-
-class SegmentRow(msgspec.Struct, frozen=True, gc=False):
-    """A file of the chunk cache: id, size in bytes, when it was last used (ns)."""
-
-    id: int
-    size: int
-    used: int
-
-
 def set_aside(path: str) -> str | None:
     """Move an index file that cannot be used out of the way, its journal files too; where it is now, None when there
     is none. No process may have it open. AccessDenied."""
@@ -75,6 +59,9 @@ class Index:
 
     def __init__(self, path: str) -> None:
         self.file = SqliteFile(path, "index", INDEX_VERSION)
+        self.blocks = Blocks(self.file)
+        self.verdicts = Verdicts(self.file)
+        self.drops = Drops(self.file)
 
     def close(self) -> None:
         """Close every connection."""
@@ -83,7 +70,9 @@ class Index:
     def clear(self) -> None:
         """Forget what the store told. What is this node's own stays: jobs and the chunk cache."""
         with self.file.write() as db:
-            for table in ("nodes", "places", "commits", "provenance", "refs"):
+            for table in (
+                "nodes", "places", "commits", "provenance", "refs", "verdicts", "condemned", "pardons", "drops",
+            ):  # fmt: skip
                 db.execute(f"DELETE FROM {table}")
 
     # Tree nodes
@@ -102,6 +91,11 @@ class Index:
                 if high is not None and high - low > MAX_NODES:
                     db.execute("DELETE FROM nodes WHERE rowid < ?", (high - MAX_NODES,))
 
+    def forget_nodes(self) -> None:
+        """Forget all nodes."""
+        with self.file.write() as db:
+            db.execute("DELETE FROM nodes")
+
     # Places
 
     def place(self, blob_id: bytes) -> PlaceRow | None:
@@ -110,6 +104,30 @@ class Index:
             "SELECT id, container, offset, length FROM places WHERE id = ?", (blob_id,)
         )
         return PlaceRow(*row) if row else None
+
+    def usable_place(self, blob_id: bytes) -> PlaceRow | None:
+        """Where a blob lies that new pointers may lead to: nothing of it is condemned."""
+        row = self.file.one(
+            "SELECT id, container, offset, length FROM places WHERE id = ? AND NOT EXISTS (SELECT 1 FROM condemned AS c"
+            " WHERE c.container = places.container AND c.offset IN (0, places.offset))",
+            (blob_id,),
+        )
+        return PlaceRow(*row) if row else None
+
+    def place_containers(self) -> list[bytes]:
+        """The containers in which blobs are said to lie."""
+        return [row[0] for row in self.file.rows("SELECT DISTINCT container FROM places")]
+
+    def forget_container(self, container: bytes) -> int:
+        """Forget that any blob lies in a container; how many were said to."""
+        with self.file.write() as db:
+            return db.execute("DELETE FROM places WHERE container = ?", (container,)).rowcount
+
+    def forget_places(self) -> None:
+        """Forget where blobs lie, and what datums of jobs in flight stored: it may have been deleted meanwhile."""
+        with self.file.write() as db:
+            db.execute("DELETE FROM places")
+            db.execute("DELETE FROM job_datums")
 
     def add_places(self, rows: Sequence[PlaceRow]) -> None:
         """Remember where blobs lie; a later place replaces an earlier one."""
@@ -150,6 +168,11 @@ class Index:
                 [(upstream, row.id) for row in rows for upstream in row.upstream],
             )
 
+    def forget_commit(self, commit: CommitId) -> None:
+        """Forget a commit whose object was written anew, with other hints."""
+        with self.file.write() as db:
+            db.execute("DELETE FROM commits WHERE id = ?", (commit,))
+
     def mark_complete(self, commits: Sequence[CommitId]) -> None:
         """Say of commits that are here that all their ancestors are too."""
         for part in _batches(commits):
@@ -178,65 +201,6 @@ class Index:
         with self.file.write() as db:
             db.executemany("INSERT OR REPLACE INTO refs (key, etag, data) VALUES (?, ?, ?)", changed)
             db.executemany("DELETE FROM refs WHERE key = ?", ((key,) for key in gone))
-
-    # The chunk cache
-
-    def block(self, chunk: bytes) -> BlockRow | None:
-        """Where the cache has a chunk."""
-        with self.file.errors():
-            row = self.file.one(
-                "SELECT id, segment, offset, length, check64 FROM blocks WHERE id = ?", (chunk,)
-            )
-        return BlockRow(*row) if row else None
-
-    def segments(self) -> list[SegmentRow]:
-        """All segments, the least recently used first."""
-        with self.file.errors():
-            rows = list(self.file.rows("SELECT id, size, used FROM segments ORDER BY used, id"))
-        return [SegmentRow(*row) for row in rows]
-
-    def has_segment(self, segment: int) -> bool:
-        """Whether a segment has a row."""
-        with self.file.errors():
-            row = self.file.one("SELECT 1 FROM segments WHERE id = ?", (segment,))
-            return row is not None
-
-    def has_blocks(self, segment: int) -> bool:
-        """Whether any chunk is known to lie in a segment."""
-        with self.file.errors():
-            row = self.file.one("SELECT 1 FROM blocks WHERE segment = ? LIMIT 1", (segment,))
-            return row is not None
-
-    def add_segment(self, row: SegmentRow) -> None:
-        """Remember a new segment."""
-        with self.file.write() as db:
-            db.execute("INSERT INTO segments (id, size, used) VALUES (?, ?, ?)", (row.id, row.size, row.used))
-
-    def add_blocks(self, rows: Sequence[BlockRow], sizes: Mapping[int, int], used: Iterable[int], now: int) -> None:
-        """Remember chunks in the cache, what size segments have, and which were used until `now` (ns). What names a
-        segment that was dropped is left out. One transaction, so `rows` should be some hundreds at most."""
-        with self.file.write() as db:
-            db.executemany(
-                "INSERT OR REPLACE INTO blocks (id, segment, offset, length, check64) SELECT ?1, ?2, ?3, ?4, ?5"
-                " WHERE EXISTS (SELECT 1 FROM segments WHERE id = ?2)",
-                ((row.id, row.segment, row.offset, row.length, row.check64) for row in rows),
-            )
-            db.executemany("UPDATE segments SET size = ? WHERE id = ?", ((size, id_) for id_, size in sizes.items()))
-            db.executemany("UPDATE segments SET used = ? WHERE id = ?", ((now, id_) for id_ in used))
-
-    def drop_block(self, row: BlockRow) -> None:
-        """Forget a chunk, unless it lies elsewhere by now."""
-        with self.file.write() as db:
-            db.execute(
-                "DELETE FROM blocks WHERE id = ? AND segment = ? AND offset = ?", (row.id, row.segment, row.offset)
-            )
-
-    def drop_segments(self, segments: Sequence[int]) -> None:
-        """Forget segments and the chunks in them."""
-        for segment in segments:
-            with self.file.write() as db:
-                db.execute("DELETE FROM blocks WHERE segment = ?", (segment,))
-                db.execute("DELETE FROM segments WHERE id = ?", (segment,))
 
     # Jobs
 
@@ -303,6 +267,13 @@ class Index:
                     "INSERT OR REPLACE INTO job_datums (job, datum, result) VALUES (?, ?, ?)",
                     ((job, datum, result) for datum, result in part),
                 )
+
+    def forget_datum_results(self, job: str, datums: Iterable[str]) -> None:
+        """Forget that datums of a job ended."""
+        with self.file.write() as db:
+            db.executemany(
+                "DELETE FROM job_datums WHERE job = ? AND datum = ?", [(job, datum) for datum in datums]
+            )
 
     def datum_results(self, job: str) -> Iterator[tuple[str, bytes]]:
         """(datum id, result) of a job in flight, in order of ids, streamed."""

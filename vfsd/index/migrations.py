@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite_utils
 from sqlite_utils.migrations import Migrations
 
-from vfsd.index.schema import INDEX_1, JOURNAL_1
+from vfsd.index.schema import INDEX_1, INDEX_2, INDEX_3, JOURNAL_1
 
 index_migrations = Migrations("vfsd.index")
 journal_migrations = Migrations("vfsd.journal")
@@ -14,6 +14,18 @@ journal_migrations = Migrations("vfsd.journal")
 @index_migrations(name="0001_first")
 def _index_first(db: sqlite_utils.Database) -> None:
     for statement in INDEX_1:
+        db.execute(statement)
+
+
+@index_migrations(name="0002_condemned_and_dropped")
+def _index_condemned_and_dropped(db: sqlite_utils.Database) -> None:
+    for statement in INDEX_2:
+        db.execute(statement)
+
+
+@index_migrations(name="0003_kept_segments")
+def _index_kept_segments(db: sqlite_utils.Database) -> None:
+    for statement in INDEX_3:
         db.execute(statement)
 
 

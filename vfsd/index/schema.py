@@ -6,13 +6,13 @@ that was released is never edited: a change is a new step and a new version.
 
 from __future__ import annotations
 
-INDEX_VERSION = 1  # PRAGMA user_version of a file that has seen every step
+INDEX_VERSION = 3  # PRAGMA user_version of a file that has seen every step
 JOURNAL_VERSION = 1
 
 INDEX_1 = (
     """
     CREATE TABLE nodes (        -- tree nodes read or written here; any row may go, oldest rowid first
-        id      BLOB NOT NULL UNIQUE,   -- NodeId, 32 bytes
+        id      BLOB NOT NULL UNIQUE,   -- of the node and its place: `row_id` of repo/nodes.py, 32 bytes
         stored  BLOB NOT NULL           -- the framed blob as it lies in the store; verified before it came here
     )""",
     """
@@ -71,7 +71,60 @@ INDEX_1 = (
         check64 INTEGER NOT NULL        -- xxh3-64 of the plain bytes, as a signed 64-bit number
     ) WITHOUT ROWID""",
     "CREATE INDEX blocks_by_segment ON blocks (segment)",
-    f"PRAGMA user_version = {INDEX_VERSION}",
+    "PRAGMA user_version = 1",
+)
+
+INDEX_2 = (
+    """
+    CREATE TABLE verdicts (     -- lists of condemned blobs that were taken in; see repo/condemned.py
+        number   INTEGER PRIMARY KEY,   -- of the list, counted over the life of the store
+        parts    TEXT NOT NULL,         -- keys of the objects that were read, a space between two
+        pardoned INTEGER NOT NULL       -- how many of its blobs are in `pardons`
+    )""",
+    """
+    CREATE TABLE condemned (    -- blobs that nothing may be made to point to any more
+        container BLOB NOT NULL,        -- PackId (16 bytes) or commit id (32 bytes)
+        offset    INTEGER NOT NULL,     -- of the blob; 0: the whole container
+        number    INTEGER NOT NULL,     -- verdicts.number
+        PRIMARY KEY (container, offset, number)
+    ) WITHOUT ROWID""",
+    """
+    CREATE TABLE pardons (      -- blobs of such lists that were needed all the same
+        container BLOB NOT NULL,
+        offset    INTEGER NOT NULL,     -- of the blob; 0: a commit object's header
+        number    INTEGER NOT NULL,     -- verdicts.number
+        PRIMARY KEY (container, offset, number)
+    ) WITHOUT ROWID""",
+    """
+    CREATE TABLE drops (        -- commits whose contents were dropped
+        id     TEXT PRIMARY KEY,        -- commit id, 64 hex digits
+        time   INTEGER NOT NULL,        -- when
+        author TEXT NOT NULL,           -- who did it
+        reason TEXT NOT NULL,           -- why, one line
+        head   BLOB NOT NULL            -- as in commits, of an object without blobs and hints, in case that is gone
+    ) WITHOUT ROWID""",
+    "DELETE FROM nodes",  # which were found by their ids alone
+    "PRAGMA user_version = 2",
+)
+
+INDEX_3 = (
+    "DELETE FROM blocks",
+    "DROP TABLE segments",
+    """
+    CREATE TABLE segments (     -- files of the chunk cache; while a process fills one, it holds flock(2) on it
+        id      INTEGER PRIMARY KEY,    -- 63 random bits, never used twice; the file's name is its 16 hex digits
+        size    INTEGER NOT NULL,       -- bytes in it; while it is being filled, the bytes that it may come to have
+        born    INTEGER NOT NULL,       -- when it was begun
+        used    INTEGER NOT NULL,       -- when half of it had been read once more, the last time; at first as `born`
+        kept    INTEGER NOT NULL        -- 1: goes only when no other does, by `used`; 0: goes by `born`
+    )""",
+    """
+    CREATE TABLE cache_reads (  -- of what use the chunk cache on disk was; the last few days
+        day     INTEGER PRIMARY KEY,    -- days since 1970, in UTC
+        wanted  INTEGER NOT NULL,       -- bytes of chunks that somebody read and that were not in memory
+        store   INTEGER NOT NULL        -- bytes of chunks that came from the store; ahead of their reader too
+    )""",
+    "PRAGMA user_version = 3",
 )
 
 JOURNAL_1 = (

@@ -1,4 +1,4 @@
-"""What a check of the whole store has met, on disk, so that memory stays bounded whatever the store holds.
+"""What a walk over a whole store has met, on disk, so that memory stays bounded whatever the store holds.
 
 A nameless SQLite file in the system's temporary directory (SQLITE_TMPDIR, TMPDIR, /var/tmp), which goes when the
 process does and so never needs a migration. About 70 bytes a tree node, 100 bytes a chunk whose bytes are to be read,
@@ -66,6 +66,34 @@ _SCHEMA = (
         length    INTEGER NOT NULL,
         PRIMARY KEY (id, container, offset)
     ) WITHOUT ROWID""",
+    """
+    CREATE TABLE moved (        -- containers that were rewritten, as their maps are listed
+        id   BLOB PRIMARY KEY,
+        size INTEGER NOT NULL,      -- bytes of the map
+        age  REAL NOT NULL          -- as in containers
+    ) WITHOUT ROWID""",
+    """
+    CREATE TABLE marks (        -- containers that are needed
+        container BLOB PRIMARY KEY
+    ) WITHOUT ROWID""",
+    """
+    CREATE TABLE nodes (        -- tree nodes that are needed, or lie in an object that is
+        container BLOB NOT NULL,
+        offset    INTEGER NOT NULL,
+        needed    INTEGER NOT NULL,     -- 1: something leads to it
+        PRIMARY KEY (container, offset)
+    ) WITHOUT ROWID""",
+    """
+    CREATE TABLE edges (        -- commits that others were made from
+        id TEXT PRIMARY KEY         -- commit id, 64 hex digits
+    ) WITHOUT ROWID""",
+    """
+    CREATE TABLE live (         -- chunks and nodes that are needed, where their bytes are counted
+        container BLOB NOT NULL,
+        offset    INTEGER NOT NULL,
+        length    INTEGER NOT NULL,
+        PRIMARY KEY (container, offset)
+    ) WITHOUT ROWID""",
 )
 
 
@@ -89,6 +117,15 @@ class ChunkRow(msgspec.Struct, frozen=True, gc=False):
     size: int
     step: int
     name: bytes
+
+
+class ContainerRow(msgspec.Struct, frozen=True, gc=False):
+    """A container: its id, bytes, time of its last change (s since 1970), and whether it is there as a map only."""
+
+    id: bytes
+    size: int
+    modified: float
+    moved: bool = False
 
 
 class Survey:
@@ -127,6 +164,10 @@ class Survey:
         self._recent.add(key)
         return self._db.execute("INSERT OR IGNORE INTO met (key) VALUES (?)", (key,)).rowcount == 1
 
+    def has(self, key: bytes) -> bool:
+        """Whether `key` (16 bytes) was asked about before; leaves it as it is."""
+        return key in self._recent or self._db.execute("SELECT 1 FROM met WHERE key = ?", (key,)).fetchone() is not None
+
     # Containers
 
     def add_containers(self, rows: Iterable[tuple[bytes, int, float]]) -> int:
@@ -151,6 +192,116 @@ class Survey:
     def containers(self) -> Iterator[tuple[bytes, int]]:
         """(id, size) of all, packs and commits mixed, in order of ids."""
         yield from self._db.execute("SELECT id, size FROM containers ORDER BY id")
+
+    def add_moved(self, rows: Iterable[tuple[bytes, int, float]]) -> int:
+        """Take in (id, size of the map in bytes, its time); how many they are."""
+        return self._db.executemany(
+            "INSERT OR REPLACE INTO moved (id, size, age) VALUES (?, ?, ?)",
+            ((id_, size, -modified) for id_, size, modified in rows),
+        ).rowcount
+
+    def is_moved(self, container: bytes) -> bool:
+        """Whether a container has a map."""
+        return self._db.execute("SELECT 1 FROM moved WHERE id = ?", (container,)).fetchone() is not None
+
+    def container(self, container: bytes) -> ContainerRow | None:
+        """A container, or its map where that is all that is left; None when neither is there."""
+        for moved, table in ((False, "containers"), (True, "moved")):
+            row = self._db.execute(f"SELECT size, age FROM {table} WHERE id = ?", (container,)).fetchone()
+            if row is not None:
+                return ContainerRow(container, row[0], -row[1], moved)
+        return None
+
+    # What is needed
+
+    def mark(self, container: bytes) -> None:
+        """A container, or a map, is needed."""
+        self._db.execute("INSERT OR IGNORE INTO marks (container) VALUES (?)", (container,))
+
+    def is_marked(self, container: bytes) -> bool:
+        """Whether it is needed."""
+        return self._db.execute("SELECT 1 FROM marks WHERE container = ?", (container,)).fetchone() is not None
+
+    def marked(self) -> Iterator[ContainerRow]:
+        """All that are needed and there, in order of ids. Nothing may be marked meanwhile."""
+        yield from self._containers("m.container IS NOT NULL")
+
+    def unmarked(self) -> Iterator[ContainerRow]:
+        """All that are there and not needed, in order of ids. Nothing may be marked meanwhile."""
+        yield from self._containers("m.container IS NULL")
+
+    def _containers(self, where: str) -> Iterator[ContainerRow]:
+        for moved, table in ((False, "containers"), (True, "moved")):
+            other = " AND c.id NOT IN (SELECT id FROM containers)" if moved else ""
+            for id_, size, age in self._db.execute(
+                f"SELECT c.id, c.size, c.age FROM {table} AS c LEFT JOIN marks AS m ON m.container = c.id"
+                f" WHERE {where}{other} ORDER BY c.id"
+            ):
+                yield ContainerRow(id_, size, -age, moved)
+
+    def need_node(self, container: bytes, offset: int) -> bool:
+        """Something leads to a tree node; whether that is new."""
+        row = self._db.execute(
+            "SELECT needed FROM nodes WHERE container = ? AND offset = ?", (container, offset)
+        ).fetchone()
+        if row is not None and row[0]:
+            return False
+        self._db.execute(
+            "INSERT OR REPLACE INTO nodes (container, offset, needed) VALUES (?, ?, 1)", (container, offset)
+        )
+        return True
+
+    def is_needed(self, container: bytes, offset: int) -> bool:
+        """Whether something leads to a tree node."""
+        row = self._db.execute(
+            "SELECT needed FROM nodes WHERE container = ? AND offset = ?", (container, offset)
+        ).fetchone()
+        return row is not None and bool(row[0])
+
+    def add_nodes(self, container: bytes, offsets: Iterable[int]) -> None:
+        """Tree nodes that lie in a container."""
+        self._db.executemany(
+            "INSERT OR IGNORE INTO nodes (container, offset, needed) VALUES (?, ?, 0)",
+            ((container, offset) for offset in offsets),
+        )
+
+    def node_containers(self) -> Iterator[bytes]:
+        """The containers that needed tree nodes lie in. Nothing may be added meanwhile."""
+        for row in self._db.execute("SELECT DISTINCT container FROM nodes WHERE needed = 1"):
+            yield row[0]
+
+    def unneeded_nodes(self) -> Iterator[tuple[bytes, int]]:
+        """(container, offset) of the tree nodes in containers that are needed, to which nothing leads, in order."""
+        yield from self._db.execute(
+            "SELECT n.container, n.offset FROM nodes AS n JOIN marks AS m USING (container) WHERE NOT n.needed"
+            " ORDER BY n.container, n.offset"
+        )
+
+    def add_edges(self, commits: Iterable[str]) -> None:
+        """Commits that others were made from."""
+        self._db.executemany("INSERT OR IGNORE INTO edges (id) VALUES (?)", ((commit,) for commit in commits))
+
+    def edges(self) -> Iterator[str]:
+        """All of them. Nothing may be added meanwhile."""
+        for row in self._db.execute("SELECT id FROM edges"):
+            yield row[0]
+
+    def add_live(self, rows: Iterable[tuple[bytes, int, int]]) -> None:
+        """(container, offset, length) of blobs that are needed, each counted once."""
+        self._db.executemany("INSERT OR IGNORE INTO live (container, offset, length) VALUES (?, ?, ?)", rows)
+
+    def live_bytes(self) -> Iterator[tuple[bytes, int]]:
+        """(container, bytes in it that are needed) of all containers with any. Nothing may be added meanwhile."""
+        yield from self._db.execute("SELECT container, sum(length) FROM live GROUP BY container")
+
+    def live_blobs(self, container: bytes) -> set[int]:
+        """Offsets of the blobs in a container that are needed."""
+        return {row[0] for row in self._db.execute("SELECT offset FROM live WHERE container = ?", (container,))}
+
+    def live_size(self, container: bytes) -> int:
+        """Bytes in a container that are needed."""
+        row = self._db.execute("SELECT sum(length) FROM live WHERE container = ?", (container,)).fetchone()
+        return row[0] or 0
 
     # Tree nodes
 

@@ -1,0 +1,201 @@
+"""Many chunks with few large requests: chunks that lie near each other in one object come together.
+
+`runs` says which; `ChunkCache.bring` brings a run; `BulkFetch` brings any number of them, several at a time, within a
+bound of memory.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from typing import Protocol
+
+import msgspec
+
+from vfsd.model.entry import Chunk, Place
+from vfsd.model.errors import Damaged, NotFound
+from vfsd.store.api import ObjectStore
+from vfsd.store.blob import FRAME, MAX_STORED, check_chunk, container_key
+
+RANGE = 16 << 20  # bytes of an object that one request brings
+GAP = 512 << 10  # bytes that nobody wants, but that take less time than another request
+PLAIN = 4 * RANGE  # bytes that they may be once they are decompressed
+THREADS = 8  # requests at once
+BUDGET = 256 << 20  # bytes in memory at once, stored and decoded together
+AT_ONCE = 1 << 16  # chunks that are put in order together, or fewer that have BUDGET bytes
+
+
+class Fetched(msgspec.Struct, frozen=True):
+    """What was brought: chunks, their plain bytes, and how many requests that took. problems: what could not be."""
+
+    chunks: int = 0
+    size: int = 0
+    requests: int = 0
+    problems: tuple[Damaged, ...] = ()
+
+    def __add__(self, other: Fetched) -> Fetched:
+        return Fetched(
+            self.chunks + other.chunks, self.size + other.size, self.requests + other.requests,
+            self.problems + other.problems,
+        )  # fmt: skip
+
+
+class Brings(Protocol):
+    """A ChunkCache, as far as it is needed here."""
+
+    def bring(self, chunks: Sequence[Chunk], *, warm: bool = False) -> Fetched:
+        """Have chunks at hand."""
+        ...
+
+
+def runs(chunks: Iterable[Chunk], most: int = RANGE) -> Iterator[list[Chunk]]:
+    """The chunks, each once, by where they lie: those in one list are near each other in one object, and one request of
+    up to `most` bytes brings them; a larger chunk is alone."""
+    unique = {chunk.id: chunk for chunk in chunks}.values()
+    run: list[Chunk] = []
+    start = end = plain = 0
+    for chunk in sorted(unique, key=lambda chunk: (chunk.place.container, chunk.place.offset)):
+        place = chunk.place
+        if not _is_sound(place):
+            yield [chunk]
+            continue
+        near = run and place.container == run[0].place.container and place.offset - end <= GAP
+        if not near or place.offset + place.length - start > most or plain + chunk.size > PLAIN:
+            if run:
+                yield run
+            run, start, end, plain = [], place.offset, 0, 0
+        run.append(chunk)
+        end = max(end, place.offset + place.length)
+        plain += chunk.size
+    if run:
+        yield run
+
+
+def _is_sound(place: Place) -> bool:
+    """Whether anything can lie there; a pointer that is damaged shares its request with nobody."""
+    return 0 <= place.offset < 1 << 62 and FRAME <= place.length <= MAX_STORED
+
+
+def span(run: Sequence[Chunk]) -> tuple[int, int]:
+    """(offset, length) of the part of the object that has a run."""
+    start = run[0].place.offset
+    return start, max(chunk.place.offset + chunk.place.length for chunk in run) - start
+
+
+def read_run(store: ObjectStore, run: Sequence[Chunk]) -> dict[bytes, bytes]:
+    """The plain bytes of the chunks of a run, checked, with one request; without those that are not as they were.
+
+    Unavailable, AccessDenied.
+    """
+    if not _is_sound(run[0].place):
+        return {}
+    start, length = span(run)
+    try:
+        stored = memoryview(store.get_range(container_key(run[0].place.container), start, length))
+    except (NotFound, Damaged):
+        return {}
+    found: dict[bytes, bytes] = {}
+    for chunk in run:
+        offset = chunk.place.offset - start
+        try:
+            found[chunk.id] = check_chunk(store, chunk, stored[offset : offset + chunk.place.length])
+        except Damaged:
+            continue  # whoever reads it alone is told what is wrong with it
+    return found
+
+
+class BulkFetch:
+    """Brings chunks into a cache, with up to `threads` requests and `budget` bytes under way, over all its callers."""
+
+    def __init__(self, cache: Brings, *, threads: int = THREADS, budget: int = BUDGET) -> None:
+        self._cache = cache
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="vfsd-fetch")
+        self._budget = _Budget(budget)
+
+    def fetch(
+        self,
+        chunks: Iterable[Chunk],
+        *,
+        warm: bool = False,
+        stop: Callable[[], bool] = lambda: False,
+        progress: Callable[[int, int], None] = lambda chunks, size: None,
+    ) -> Fetched:
+        """Bring those of the chunks that are not here. Blocks, so it is called from a thread; any number of callers.
+
+        chunks: streamed; what lies together should come together. warm: as of ChunkCache.bring. stop: is
+        asked before each request; what is under way then is brought to its end. progress: is told (chunks, plain bytes)
+        since the last time, present ones included, from any thread but never from two at once. Damaged chunks are
+        among the result's problems; Unavailable and AccessDenied are raised, after what was under way.
+        """
+        done: list[Future[Fetched]] = []
+        lock = threading.Lock()
+        failed = threading.Event()
+
+        def bring(run: list[Chunk]) -> Fetched:
+            found = Fetched()
+            if failed.is_set() or stop():
+                return found
+            try:
+                found = self._cache.bring(run, warm=warm)
+            except Damaged as error:
+                found = Fetched(problems=(error,))
+            except BaseException:
+                failed.set()
+                raise
+            with lock:
+                progress(len(run), sum(chunk.size for chunk in run))
+            return found
+
+        try:
+            for run in _all_runs(chunks):
+                cost = 2 * sum(chunk.size for chunk in run)  # stored and decoded, about
+                self._budget.take(cost)
+                if failed.is_set() or stop():
+                    self._budget.give(cost)
+                    break
+                future = self._pool.submit(bring, run)
+                future.add_done_callback(lambda _, cost=cost: self._budget.give(cost))  # type: ignore[misc]
+                done.append(future)
+        except BaseException:
+            failed.set()
+            raise
+        finally:
+            wait(done)
+        return sum((future.result() for future in done), Fetched())
+
+    def close(self) -> None:
+        """Wait for what is under way, and end the threads."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _all_runs(chunks: Iterable[Chunk]) -> Iterator[list[Chunk]]:
+    part: list[Chunk] = []
+    size = 0
+    for chunk in chunks:
+        part.append(chunk)
+        size += chunk.size
+        if len(part) >= AT_ONCE or size >= BUDGET:
+            yield from runs(part)
+            part, size = [], 0
+    yield from runs(part)
+
+
+class _Budget:
+    """Bytes that may be under way. One who wants more than all of them has to be alone."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._taken = 0
+        self._changed = threading.Condition()
+
+    def take(self, size: int) -> None:
+        """Wait until there is room."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._taken or self._taken + size <= self._size)
+            self._taken += size
+
+    def give(self, size: int) -> None:
+        with self._changed:
+            self._taken -= size
+            self._changed.notify_all()
