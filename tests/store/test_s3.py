@@ -5,9 +5,11 @@ from __future__ import annotations
 import itertools
 import secrets
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from datetime import UTC, datetime
 
 import pytest
 
@@ -17,6 +19,7 @@ from tests.store.gateway import Answer, Gateway, Request, gateway_to
 from vfsd.model.errors import AccessDenied, Conflict, InvalidArgument, NotFound, Unavailable
 from vfsd.store import ObjectStore, open_store, retry, s3, s3_requests
 from vfsd.store.s3 import S3Store
+from vfsd.store.s3_client import parse_time
 from vfsd.store.s3_options import S3Options
 
 pytestmark = pytest.mark.usefixtures("s3_credentials")
@@ -190,7 +193,7 @@ def test_retries_dry_up_when_most_requests_fail(proxy: Proxy) -> None:
             return True
         return False
 
-    with closing(opened(proxy.endpoint, retry_s=1.5)) as store:
+    with closing(opened(proxy.endpoint, retry_s=1.5, hedge=0)) as store:
         store.put("packs/ab/abcd", b"content")
         proxy.reset()
         proxy.set(Options(mishaps={Mishap.INTERNAL_ERROR: 1.0}))
@@ -205,7 +208,7 @@ def test_a_server_that_asks_to_slow_down_gets_fewer_requests_at_once(
     proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(retry, "DECREASE_EVERY", 0)  # or else requests that are under way together count as one
-    with closing(opened(proxy.endpoint, connections=32)) as store, ThreadPoolExecutor(32) as pool:
+    with closing(opened(proxy.endpoint, connections=32, hedge=0)) as store, ThreadPoolExecutor(32) as pool:
         store.put("packs/ab/abcd", b"content")
         proxy.set(Options(latency_ms=30))
 
@@ -260,7 +263,7 @@ def test_no_more_requests_are_under_way_than_connections_are_allowed(proxy: Prox
 
 
 def test_connections_are_used_again(seaweedfs: S3Server) -> None:
-    with proxy_to(seaweedfs.endpoint) as proxy, closing(opened(proxy.endpoint)) as store:
+    with proxy_to(seaweedfs.endpoint) as proxy, closing(opened(proxy.endpoint, hedge=0)) as store:
         store.put("packs/ab/abcd", bytes(1000))
         with ThreadPoolExecutor(8) as pool:
             list(pool.map(lambda number: store.get_range("packs/ab/abcd", number, 10), range(200)))
@@ -329,6 +332,14 @@ def test_the_endpoint_may_come_from_boto3s_own_variable(moto: S3Server, monkeypa
         assert store.get("format")[0] == b"1"
 
 
+@pytest.mark.parametrize(
+    "said",
+    ["2026-11-22T10:00:00.000Z", "2026-11-22T10:00:00", "Sun, 22 Nov 2026 10:00:00 GMT", 1795341600, "1795341600"],
+)
+def test_times_are_read_in_every_form_that_servers_use(said: str | int) -> None:
+    assert parse_time(said) == datetime(2026, 11, 22, 10, tzinfo=UTC)
+
+
 def test_a_bucket_that_is_not_there_is_named(seaweedfs: S3Server, moto: S3Server) -> None:
     for server in (seaweedfs, moto):
         with closing(S3Store("no-such-bucket", "", server.endpoint)) as store:
@@ -385,3 +396,22 @@ def test_a_url_that_names_no_bucket_is_refused(url: str, endpoint: str, monkeypa
     monkeypatch.setenv("VFSD_S3_ENDPOINT", endpoint)
     with pytest.raises(InvalidArgument):
         open_store(url).get("format")
+
+
+def test_large_objects_are_in_memory_once(moto: S3Server) -> None:
+    size = 24 << 20
+    with closing(opened(moto.endpoint, multipart=8 << 20)) as store:
+        store.put("refs/r/main", b"")  # what boto3 itself takes is loaded then
+        content = bytes(size)
+        acts: tuple[tuple[Callable[[], object], float], ...] = (
+            (lambda: store.put("packs/ab/abcd", content), 0.1),
+            (lambda: store.get_range("packs/ab/abcd", 0, 1), 0.1),
+            (lambda: store.get("packs/ab/abcd"), 1.3),
+            (lambda: store.get_range("packs/ab/abcd", 0, size), 1.3),
+        )
+        for act, limit in acts:
+            tracemalloc.start()
+            act()
+            peak = tracemalloc.get_traced_memory()[1]
+            tracemalloc.stop()
+            assert peak < limit * size

@@ -44,7 +44,11 @@ SECTIONS: dict[str, tuple[Listed, ...]] = {
     "The store": (
         Listed("init", "vfsd.daemon.commands.init", "init", "Make a store."),
         Listed("index", "vfsd.daemon.commands.index", "index", "Look after this node's index of the store."),
+        Listed("cache", "vfsd.daemon.commands.cache", "cache", "Look after the data that this node keeps on its disk."),
         Listed("fsck", "vfsd.daemon.commands.fsck", "fsck", "Check that the store is whole."),
+        Listed("gc", "vfsd.daemon.commands.gc", "gc", "Delete what no branch, tag or job leads to."),
+        Listed("compact", "vfsd.daemon.commands.compact", "compact", "Rewrite packs of which little is needed."),
+        Listed("doctor", "vfsd.daemon.commands.doctor", "doctor", "Check what this machine and the store need."),
     ),
     "Versions": (
         Listed("repo", "vfsd.daemon.commands.repos", "repo", "Create, list, inspect and delete repos."),
@@ -54,6 +58,11 @@ SECTIONS: dict[str, tuple[Listed, ...]] = {
         Listed("show", "vfsd.daemon.commands.history", "show", "Show one commit."),
         Listed("diff", "vfsd.daemon.commands.history", "diff", "List what differs between two trees."),
         Listed("lineage", "vfsd.daemon.commands.lineage", "lineage", "Show what something was made from."),
+        Listed("drop", "vfsd.daemon.commands.retention", "drop", "Drop the contents of commits."),
+        Listed("squash", "vfsd.daemon.commands.retention", "squash", "Drop the contents of all commits between two."),
+        Listed(
+            "retention", "vfsd.daemon.commands.retention", "retention", "Keep rules: which commits keep their contents."
+        ),
     ),
     "Pipelines": (
         Listed("pipeline", "vfsd.daemon.commands.pipelines", "pipeline", "Create, change, list and delete pipelines."),

@@ -37,6 +37,7 @@ from vfsd.serve.names import Names
 from vfsd.serve.readahead import Readahead
 from vfsd.serve.trail import Trails
 from vfsd.serve.view import View
+from vfsd.store.moved import MovedStore
 from vfsd.store.open import open_store
 from vfsd.worktree.adopt import Stale
 from vfsd.worktree.live import CommitTiming, LiveBranch, LiveBranches
@@ -44,6 +45,7 @@ from vfsd.worktree.staging import Staging
 
 log = logging.getLogger(__name__)
 LAST_COMMIT_S = 60.0  # how long shutdown waits for the last commits
+HOLD_S = 300.0  # how often `vfsd gc` is told of work that takes long
 WATCHED = ("refs/", "repos/", "pipelines/")
 
 
@@ -60,7 +62,7 @@ class Node:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.store = open_store(settings.store)
+        self.store = MovedStore(open_store(settings.store, settings.s3))
         self.format = read_format(self.store)
         claim(self.store, self.format, settings.node_name)
         self.folder = settings.node_dir(self.format.id)
@@ -161,6 +163,7 @@ class Daemon:
             try:
                 await nursery.start(self._watch)
                 nursery.start_soon(self._stop_at_signal)
+                nursery.start_soon(self._hold)
                 nursery.start_soon(control_server.serve, control.socket_path(node.folder), self._handlers())
                 await self._recover(loads)
                 if not options.read_only:
@@ -180,6 +183,12 @@ class Daemon:
     async def _say_ready(self) -> None:
         notify(os.environ, f"READY=1\nSTATUS=serving {self._node.store.url} at {self._options.mountpoint}")
         tell_parent(os.environ, "ready")
+
+    async def _hold(self) -> None:
+        """What jobs and long commits have stored is no garbage."""
+        while True:
+            await trio.sleep(HOLD_S)
+            await trio.to_thread.run_sync(self._node.repository.holds.renew, abandon_on_cancel=True)
 
     async def _stop_at_signal(self) -> None:
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:

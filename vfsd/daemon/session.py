@@ -16,6 +16,7 @@ from vfsd.index.index import Index
 from vfsd.model.commit import StoreFormat
 from vfsd.repo.repository import Repository, claim, read_format
 from vfsd.store.api import ObjectStore
+from vfsd.store.moved import MovedStore
 from vfsd.store.open import open_store
 
 
@@ -34,7 +35,7 @@ def settings_for(invocation: Invocation) -> Settings:
 @contextmanager
 def opened_store(settings: Settings) -> Iterator[tuple[ObjectStore, StoreFormat]]:
     """The store and its format, for the time of the block; NotFound when it is not a vfsd store."""
-    store = open_store(settings.store)
+    store = MovedStore(open_store(settings.store, settings.s3))
     try:
         yield store, read_format(store)
     finally:
@@ -44,7 +45,7 @@ def opened_store(settings: Settings) -> Iterator[tuple[ObjectStore, StoreFormat]
 def daemon_facts(settings: Settings) -> dict[str, Any] | None:
     """What the daemon of this state directory says of itself; None when none serves the store. The store is not asked:
     it may be away."""
-    store = open_store(settings.store)
+    store = open_store(settings.store, settings.s3)
     url = store.url
     store.close()
     try:

@@ -106,9 +106,10 @@ def entry_at(repository: Repository, where: Location) -> Entry:
         raise NotFound(f"{_tree(where)}: {error}") from None
 
 
-def commit_at(repository: Repository, where: Location) -> CommitObject:
-    """The commit that a location is in; NotFound on a branch without commits."""
-    commit = repository.resolve(where)
+def commit_at(repository: Repository, where: Location, *, header: bool = False) -> CommitObject:
+    """The commit that a location is in; NotFound on a branch without commits. header: only its header is wanted, so
+    that one whose contents were dropped will do."""
+    commit = repository.resolve(where, header=header)
     if commit is None:
         raise NotFound(f"{where.repo}/{where.branch} has no commits yet")
     return commit

@@ -55,7 +55,7 @@ def upstream(
     Of a path the answer goes from files to files: where a datum read a whole directory, on to what made each file in
     it. NotFound when there is nothing at `path`. A commit that the store has lost ends its way there.
     """
-    find(repository.nodes, commit.root, path)
+    _check(repository, commit, path)
     return _Upstream(repository, datums, to_files=bool(path)).tree(_point(commit, path))
 
 
@@ -66,10 +66,17 @@ def downstream(
 
     Reads the history of all branches as far as the index does not know it. NotFound as in `upstream`.
     """
-    find(repository.nodes, commit.root, path)
+    _check(repository, commit, path)
     branches = {(repo, branch) for repo, branch, _ in repository.refs.branches()}
     repository.commits.sync(_heads(repository, branches))
     return _Downstream(repository, datums, branches).tree(_point(commit, path))
+
+
+def _check(repository: Repository, commit: CommitObject, path: Path) -> None:
+    """NotFound when there is nothing at `path`; of a commit without contents only the whole can be asked about."""
+    repository.drops.refresh()
+    if path:
+        find(repository.nodes, commit.root, path)
 
 
 def dependents(repository: Repository, repo: str) -> Iterator[CommitObject]:
@@ -123,6 +130,10 @@ class _Walk:
         except NotFound:
             return None
 
+    def _is_dropped(self, commit: CommitObject) -> bool:
+        """Whether only the header of a commit is left."""
+        return self._repository.drops.find(commit.id) is not None
+
     def _files(self, commit: CommitObject, path: Path) -> Iterator[tuple[Path, Entry]]:
         """What is at a path and below it, but for directories; nothing where nothing is."""
         try:
@@ -152,7 +163,7 @@ class _Upstream(_Walk):
         if commit is None:
             return []
         edges = [Point(edge.repo, edge.branch, edge.commit) for edge in commit.header.provenance]
-        if not self._to_files or self._datums is None or not edges:
+        if not self._to_files or self._datums is None or not edges or self._is_dropped(commit):
             return edges
         origins = dict.fromkeys(entry.more.origin for _, entry in self._files(commit, point.path))
         read = dict.fromkeys(step for origin in origins for step in self._read_by(commit, origin))
@@ -175,7 +186,7 @@ class _Downstream(_Walk):
     def _written_from(self, commit: CommitObject, point: Point) -> list[Point]:
         """The files of `commit` whose datums read the point; the whole commit where datums cannot tell."""
         whole = [_point(commit, ())]
-        if not point.path or self._datums is None:
+        if not point.path or self._datums is None or self._is_dropped(commit):
             return whole
         reads: dict[bytes, bool] = {}
         files = []

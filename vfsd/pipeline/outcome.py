@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import msgspec
 
 from vfsd.model.datum import DatumState
-from vfsd.model.entry import Entry, Place, Ref, same
+from vfsd.model.entry import Entry, Ref, directory, same
 from vfsd.model.errors import Conflict, NotFound
 from vfsd.model.ids import SHORT, CommitId, DatumId, JobId
 from vfsd.model.job import JobState
@@ -82,7 +82,7 @@ class Outcomes:
         if last is not None and (base is None or last.id != base.id):
             differing = changed_names(repository.nodes, ledger, last.ledger)
             spare = {name: entry for name, _, entry in differing if entry is not None}
-        finished = {id_ for id_, result in datum_results(repository, record.id) if result.state is DatumState.SUCCESS}
+        finished = self._finished(record.id)
         before = self._root_before(spec, base)
         known = set(names(repository, ledger)) if before is None else set()
         count = 0 if base is None else base.datums.total
@@ -90,6 +90,18 @@ class Outcomes:
         root = repository.commits.get(edge.commit).root
         formation = Formation(repository.nodes, spec, edge.commit, root, Done(known, before, count, spare, finished))
         return Start(output, empty_root() if made is None or base is None else made.root, base, formation)
+
+    def _finished(self, job: JobId) -> set[DatumId]:
+        """The datums that this job did before it was interrupted. What they stored may be garbage meanwhile, or gone:
+        such are done again."""
+        index, guard = self._repository.index, self._repository.guard
+        guard.refresh()
+        results = list(datum_results(self._repository, job))
+        lost = [id_ for id_, result in results if not guard.is_sound([result.entry])]
+        if lost:
+            index.forget_datum_results(job, lost)
+        done = {id_ for id_, result in results if result.state is DatumState.SUCCESS}
+        return done.difference(lost)
 
     def _base(self, pipeline: str, commit: CommitId | None) -> tuple[JobRecord | None, CommitObject | None]:
         if commit is None:
@@ -109,6 +121,7 @@ class Outcomes:
         (edge,) = base.inputs
         try:
             if same_datums(spec, self._registry.spec(spec.name, base.version)):
+                self._repository.drops.check(edge.commit)
                 return self._repository.commits.get(edge.commit).root
         except NotFound:
             pass
@@ -227,13 +240,18 @@ class Outcomes:
             head = repository.refs.head(spec.name, spec.output_branch).commit
         except NotFound:
             return None
-        if head is None or repository.commits.get(head).header.job != record.id:
+        if head is None:
+            return None
+        made = repository.commits.get(head)
+        if made.header.job != record.id:
             return None
         ledger = record.ledger
-        if ledger is not None and not ledger.place.container:
-            place = repository.index.place(ledger.id)  # within the commit, whose blobs the index knows by now
-            if place is not None:
-                ledger = msgspec.structs.replace(ledger, place=Place(place.container, place.offset, place.length))
+        if ledger is not None and not ledger.place.container:  # it is within the commit
+            place = next((made.place(blob) for blob in made.hints.blobs if blob.id == ledger.id), ledger.place)
+            ledger = msgspec.structs.replace(ledger, place=place)
+        repository.guard.refresh()
+        if ledger is not None and not repository.guard.is_sound([directory(b"", ledger)]):
+            ledger = None  # parts of it are being deleted: the next job does everything again
         return self.success(msgspec.structs.replace(record, ledger=ledger), head)
 
     def _ledger(

@@ -65,9 +65,11 @@ class JobRecords:
         self._index.put_job(record.id, record.pipeline, record.created, 0, encode(record))
 
     def finish(self, record: JobRecord) -> None:
-        """Write down how a job ended; the results of its datums are in its ledger now."""
+        """Write down how a job ended; the results of its datums are in its ledger now. Unavailable when parts of that
+        are being deleted, because the job had stored them too long ago."""
         data = encode(record)
         self._store.put(_key(record.pipeline, record.id), data)
+        self._repository.guard.keep_trees(ref for ref in (record.ledger, record.failed) if ref is not None)
         self._index.put_job(record.id, record.pipeline, record.created, record.finished, data)
 
     # Reading

@@ -26,11 +26,13 @@ _PREAMBLE = struct.Struct("<8sII")
 
 class Hints(msgspec.Struct, array_like=True, frozen=True):
     """What helps to read a commit fast: root node's place (None for an empty tree), raw ids of the last 64 ancestors
-    along first parents, nearest first, and the blobs in the object."""
+    along first parents, nearest first, and the blobs in the object. copies: other places of the root, of trees that
+    are equal but for pointers."""
 
     root: Place | None
     ancestors: list[bytes]
     blobs: list[Blob]
+    copies: list[Place] = []
 
 
 class CommitObject(msgspec.Struct, frozen=True):
@@ -61,6 +63,16 @@ class CommitObject(msgspec.Struct, frozen=True):
             b"", node, mode=attributes.mode, uid=attributes.uid, gid=attributes.gid, mtime=attributes.mtime
         )
 
+    def place(self, blob: Blob) -> Place:
+        """Where one of its own blobs lies."""
+        return Place(bytes.fromhex(self.id), blob.offset, blob.length)
+
+    @property
+    def roots(self) -> list[Ref]:
+        """The root node at all its places; none for an empty tree."""
+        node = self.root.node
+        return [] if node is None else [node, *(msgspec.structs.replace(node, place=at) for at in self.hints.copies)]
+
     @property
     def ancestors(self) -> list[CommitId]:
         """Up to 64 ancestors along first parents, nearest first."""
@@ -89,9 +101,39 @@ def build(
         blobs.append(Blob(blob.kind, blob.id, place.offset, place.length))
         body += frame
         frames.append(frame)
-    hints = _ENCODE(Hints(root, [bytes.fromhex(ancestor) for ancestor in ancestors], blobs))
+    hints = _encode_hints(Hints(root, [bytes.fromhex(ancestor) for ancestor in ancestors], blobs))
     preamble = _PREAMBLE.pack(MAGIC, len(header), len(hints))
     return preamble + header + body + hints, preamble + header + hints, frames
+
+
+def _encode_hints(hints: Hints) -> bytes:
+    fields: list[object] = [hints.root, hints.ancestors, hints.blobs]
+    return _ENCODE([*fields, hints.copies] if hints.copies else fields)
+
+
+def header_of(head: bytes) -> bytes:
+    """The header's bytes in a whole commit object or in its head."""
+    return head[_PREAMBLE.size : _PREAMBLE.size + _PREAMBLE.unpack_from(head)[1]]
+
+
+def bare_head(header: bytes) -> bytes:
+    """A head for a header of which nothing else is left: its first parent is the one ancestor that it names."""
+    parents = decode(header, Commit, "a commit's header").parents[:1]
+    hints = _encode_hints(Hints(None, [bytes.fromhex(parent) for parent in parents], []))
+    return _PREAMBLE.pack(MAGIC, len(header), len(hints)) + header + hints
+
+
+def with_copy(data: bytes, wanted: CommitId, root: Place) -> tuple[bytes, bytes]:
+    """(object, its head) of a commit object with another place of its root node, to be tried first. Header and blobs
+    stay where they are: places in the object stay right."""
+    found, _ = parse(data, wanted)
+    old = found.hints
+    copies = [*([old.root] if old.root is not None else []), *old.copies]
+    hints = _encode_hints(Hints(root, old.ancestors, old.blobs, copies))
+    header_length, hints_length = _lengths(data, wanted)
+    preamble = _PREAMBLE.pack(MAGIC, header_length, len(hints))
+    body = data[_PREAMBLE.size : len(data) - hints_length]
+    return preamble + body + hints, preamble + body[:header_length] + hints
 
 
 def parse(data: bytes, wanted: CommitId) -> tuple[CommitObject, bytes]:

@@ -7,12 +7,14 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 from vfsd.index.index import CommitRow, Index, PlaceRow
-from vfsd.model.errors import NotFound
-from vfsd.model.ids import CommitId
-from vfsd.repo.commit_object import CommitObject, parse, parse_head
+from vfsd.model.commit import commit_id_of
+from vfsd.model.errors import Damaged, NotFound
+from vfsd.model.ids import SHORT, CommitId
+from vfsd.repo.commit_object import CommitObject, header_of, parse, parse_head
 from vfsd.repo.containers import Containers
+from vfsd.repo.drops import Drops
 from vfsd.store.api import ObjectStore
-from vfsd.store.pack import NODE
+from vfsd.store.pack import CHUNK, NODE
 
 PARALLEL = 16  # commit objects read at once
 
@@ -29,28 +31,49 @@ class Commits:
         self._store = store
         self._containers = containers
         self._index = index
+        self.drops = Drops(store, index)
 
     def cached(self, commit: CommitId) -> CommitObject | None:
         """The commit when the index has it."""
         head = self._index.commit(commit)
         return None if head is None else parse_head(head, commit)
 
-    def get(self, commit: CommitId) -> CommitObject:
-        """The commit; NotFound."""
-        return self.cached(commit) or self._load(commit)
+    def get(self, commit: CommitId, *, copies: int = 0) -> CommitObject:
+        """The commit, of a dropped one at least the header; NotFound. copies: of how many copies of its root the hints
+        are known to tell (see BranchHead)."""
+        found = self.cached(commit)
+        if found is not None and len(found.hints.copies) < copies:
+            self._index.forget_commit(commit)
+            found = None
+        return found or self._load(commit)
 
     def _load(self, commit: CommitId) -> CommitObject:
         try:
             data, _ = self._store.get(commit_key(commit))
         except NotFound:
-            raise NotFound(f"there is no commit {commit} in {self._store.url}") from None
+            self.drops.refresh()
+            dropped = self.drops.find(commit)
+            if dropped is None:
+                raise NotFound(f"there is no commit {commit} in {self._store.url}") from None
+            found = parse_head(dropped.head, commit)
+            self.keep(found, dropped.head)
+            return found
         found, head = parse(data, commit)
         raw = bytes.fromhex(commit)
         self._containers.keep(raw, data)  # the small trees that came along are read next, most likely
-        blobs = found.hints.blobs
-        self._index.add_places([PlaceRow(blob.id, raw, blob.offset, blob.length) for blob in blobs])
+        # Nodes are not shared by other commits than this node's own: see BlobWriter.
+        chunks = [blob for blob in found.hints.blobs if blob.kind == CHUNK]
+        self._index.add_places([PlaceRow(blob.id, raw, blob.offset, blob.length) for blob in chunks])
         self.keep(found, head)
         return found
+
+    def header(self, commit: CommitId) -> bytes:
+        """The header's bytes, whose hash the id is; NotFound."""
+        self.get(commit)
+        head = self._index.commit(commit)
+        if head is None or commit_id_of(header_of(head)) != commit:
+            raise Damaged(f"commit {commit[:SHORT]} in this node's index is not as it was: run `vfsd index rebuild`")
+        return header_of(head)
 
     def keep(self, commit: CommitObject, head: bytes) -> None:
         """Let the index know a commit; it is complete when its parents are."""
@@ -58,13 +81,14 @@ class Commits:
         self._index.add_commits([_row(commit, head)], complete=complete)
 
     def with_prefix(self, prefix: str, limit: int) -> list[CommitId]:
-        """Up to `limit` ids that begin with `prefix`: one listing."""
-        found = []
+        """Up to `limit` ids that begin with `prefix`, those of dropped commits included: two listings."""
+        self.drops.refresh()
+        found = set(self.drops.with_prefix(prefix, limit))
         for stat in self._store.list(commit_key(prefix)):
-            found.append(CommitId(stat.key.removeprefix("commits/")))
-            if len(found) == limit:
+            if len(found) >= limit:
                 break
-        return found
+            found.add(CommitId(stat.key.removeprefix("commits/")))
+        return sorted(found)
 
     def log(self, start: CommitId) -> Iterator[CommitObject]:
         """`start` and its ancestors along first parents, newest first; what is not cached is read 64 at a time."""

@@ -20,13 +20,17 @@ from vfsd.model.errors import Damaged, NotFound
 from vfsd.model.ids import SHORT, CommitId, hash_bytes, is_global_id
 from vfsd.model.location import Location
 from vfsd.model.names import from_key_part, is_label, key_part
+from vfsd.repo import drops
 from vfsd.repo.ahead import ahead
 from vfsd.repo.commit_object import CommitObject, parse
 from vfsd.repo.commits import commit_key
+from vfsd.repo.node_walk import AT_ONCE
 from vfsd.repo.repository import Repository
 from vfsd.repo.tree import find
-from vfsd.repo.tree_check import AT_ONCE, WRITTEN_WRONG, Problem, TreeCheck, back_from_backup
+from vfsd.repo.tree_check import WRITTEN_WRONG, BadBlob, Problem, TreeCheck, back_from_backup
 from vfsd.store.api import Stat
+from vfsd.store.moved import PREFIX as MOVED
+from vfsd.store.moved import without_maps
 
 Reader = Callable[[str, bytes], Iterable[tuple[str, Ref]]]  # (key, content) → what to call each tree it points to
 Progress = Callable[[str, int], None]  # called with (what was looked at, how many since the last call)
@@ -59,19 +63,22 @@ def fsck(
     read_data: bool = False,
     others: Mapping[str, Reader] | None = None,
     progress: Progress = lambda what, count: None,
+    findings: Findings | None = None,
 ) -> FsckResult:
     """Check everything, or what `specs` name: a branch with its history, one commit with `@REV`, what is at a path.
 
-    tell: called with each problem as it is found. others: prefix of keys → who reads such objects (Damaged). Raises
+    tell: called with each problem as it is found. others: prefix of keys → who reads such objects (Damaged).
+    findings: takes in what repo.repair may do something about. Raises
     NotFound for a spec that names nothing, Unavailable and the like when the store does not answer, NoSpace when the
     temporary directory is full.
     """
     with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="vfsd-fsck") as pool, Survey() as survey:
-        work = _Fsck(repository, survey, pool, tell, progress, read_data=read_data)
+        work = _Fsck(repository, survey, pool, tell, progress, read_data=read_data, findings=findings or Findings())
         if specs:
             work.resolve(specs)
         else:
             work.small_objects()
+        work.records()
         work.list_containers()
         work.commits()
         if not specs:
@@ -81,6 +88,23 @@ def fsck(
             work.trees.read_chunks()
             work.trees.check_directories()
         return work.result()
+
+
+class Findings:
+    """What of a check's problems could be repaired: blobs that are lost or damaged, so many at most; commits whose
+    objects are; branches whose ref, or the commit that it names, cannot be read."""
+
+    MOST = 500_000
+
+    def __init__(self) -> None:
+        self.blobs: list[BadBlob] = []
+        self.commits: list[CommitId] = []
+        self.branches: list[tuple[str, str]] = []
+
+    def add_blob(self, blob: BadBlob) -> None:
+        """The rest is for another time."""
+        if len(self.blobs) < self.MOST:
+            self.blobs.append(blob)
 
 
 class _Wanted(msgspec.Struct, frozen=True):
@@ -94,10 +118,13 @@ class _Wanted(msgspec.Struct, frozen=True):
 class _Fsck:
     def __init__(
         self, repository: Repository, survey: Survey, pool: ThreadPoolExecutor, tell: Callable[[Problem], None],
-        progress: Progress, *, read_data: bool,
+        progress: Progress, *, read_data: bool, findings: Findings,
     ) -> None:
         self._repository = repository
-        self._store = repository.store
+        self._findings = findings
+        self._store = without_maps(repository.store)
+        self._drops = repository.drops
+        self._named: set[str] = set()  # commits that a branch or tag names: these cannot be dropped
         self._survey = survey
         self._pool = pool
         self._told = tell
@@ -105,13 +132,14 @@ class _Fsck:
         self._queue: deque[_Wanted] = deque()
         self._refs = self._commits = self._bytes = self._problems = 0
         self.trees = TreeCheck(
-            self._store, repository.index, survey, pool, read_data=read_data, tell=self._tell, progress=progress
-        )
+            self._store, repository.index, survey, pool, read_data=read_data, tell=self._tell, progress=progress,
+            bad=findings.add_blob,
+        )  # fmt: skip
 
     def result(self) -> FsckResult:
         trees = self.trees
         return FsckResult(
-            self._refs, self._commits, trees.nodes, trees.chunks, self._bytes + trees.bytes, self._problems
+            self._refs, self._commits, trees.nodes, trees.chunks, self._bytes + trees.bytes_read, self._problems
         )
 
     def _tell(self, problem: Problem) -> None:
@@ -151,12 +179,27 @@ class _Fsck:
                     repos.pop(from_key_part(names[0]), None)
                 elif kind is not GlobalRecord:  # one of these may name a commit that nothing came of
                     repos.setdefault(from_key_part(names[0]), stat.key)
-                    if value.commit is not None and self._is_first(value.commit):  # type: ignore[union-attr]
-                        self._queue.append(_Wanted(value.commit, stat.key))  # type: ignore[union-attr]
+                    commit = value.commit  # type: ignore[union-attr]
+                    if commit is not None:
+                        self._named.add(commit)
+                        if self._is_first(commit):
+                            self._queue.append(_Wanted(commit, stat.key))
         for repo, key in repos.items():
             if self._is_there(key) and not self._is_there(f"repos/{key_part(repo)}"):
                 remedy = f"{back_from_backup(f'repos/{key_part(repo)}')}, or `vfsd repo create {repo}`"
                 self._tell(Problem(key, f"its repo {repo} has no record of its own", remedy))
+
+    def records(self) -> None:
+        """What was dropped. A record that cannot be read hides only that."""
+        for stat, data in self._read(drops.PREFIX):
+            try:
+                drops.decode_record(stat.key, data)
+            except Damaged as error:
+                self._bad_object(stat.key, str(error))
+        try:
+            self._drops.refresh()
+        except Damaged:
+            pass  # told above
 
     def other_objects(self, readers: Mapping[str, Reader]) -> None:
         for prefix, reader in readers.items():
@@ -206,9 +249,16 @@ class _Fsck:
             return None
         return value
 
+    def _bad_branch(self, key: str) -> None:
+        """A ref, or what it leads to, cannot be read."""
+        if key.startswith("refs/") and _is_named_well(key):
+            _, repo, branch = key.split("/")
+            self._findings.branches.append((from_key_part(repo), from_key_part(branch)))
+
     def _bad_object(self, key: str, what: str) -> None:
         remedy = back_from_backup(key)
         if key.startswith("refs/"):
+            self._bad_branch(key)
             remedy += "; without one, delete the object and make the branch again at the commit it should stand at"
         self._tell(Problem(key, what.removeprefix(f"{key} ").removeprefix(f"{key}: "), remedy))
 
@@ -221,12 +271,21 @@ class _Fsck:
                 (bytes.fromhex(name), stat.size, stat.modified) for name, stat in names if pattern.fullmatch(name)
             )
             self._survey.add_containers(rows)
+        listed = ((stat.key.removeprefix(MOVED), stat) for stat in self._store.list(MOVED))
+        self._survey.add_moved(
+            (bytes.fromhex(name), stat.size, stat.modified)
+            for name, stat in listed
+            if _HEX32.fullmatch(name) or _HEX64.fullmatch(name)
+        )
 
     def commits(self) -> None:
         """The commits in line, the newest of each branch first, and their ancestors."""
         while self._queue:
             wave = [self._queue.popleft() for _ in range(min(WAVE, len(self._queue)))]
             for wanted, found in ahead(self._pool, self._load, wave, AT_ONCE):
+                if found is None or isinstance(found, Damaged):
+                    self._findings.commits.append(wanted.id)
+                    self._bad_branch(wanted.by)
                 if found is None:
                     key = commit_key(wanted.id)
                     self._tell(Problem(wanted.by, f"{key} is gone, which it leads to", back_from_backup(key)))
@@ -242,7 +301,9 @@ class _Fsck:
             data, _ = self._store.get(commit_key(wanted.id))
             return parse(data, wanted.id)[0], data
         except NotFound:
-            return None
+            if self._drops.find(wanted.id) is None:
+                return None
+            return self._repository.commits.get(wanted.id), b""
         except Damaged as error:
             return error
 
@@ -272,13 +333,15 @@ class _Fsck:
             new = [parent for parent in parents if self._is_first(parent)]
             new += [other for other in (commit.ancestors if new else ()) if self._is_first(other)]
             self._queue.extend(_Wanted(one, label) for one in new)
-        root = commit.root
-        if root.node is not None:
-            self.trees.add_tree(label, root.node)
+        if commit.id in self._named or self._drops.find(commit.id) is None:
+            for root in commit.roots:
+                self.trees.add_tree(label, root)
             self.trees.visit(bytes.fromhex(commit.id), 0, len(data), data)
 
     def _has_commit(self, commit: str) -> bool:
-        return bool(_HEX64.fullmatch(commit)) and self.trees.size_of(bytes.fromhex(commit)) is not None
+        if not _HEX64.fullmatch(commit):
+            return False
+        return self.trees.size_of(bytes.fromhex(commit)) is not None or self._drops.find(CommitId(commit)) is not None
 
     def _is_first(self, commit: CommitId) -> bool:
         return self._survey.is_first(hash_bytes(b"commit" + commit.encode())[:16])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from vfsd.model.commit import GlobalRecord
 from vfsd.model.errors import NotFound
 from vfsd.model.ids import CommitId, GlobalId
 from vfsd.model.names import DEFAULT_BRANCH
@@ -14,12 +15,21 @@ def as_of_global(repository: Repository, gid: GlobalId, repo: str | None) -> Com
 
     A repo's own commit of that id comes first, then the one that the provenance of the others leads to, then the last
     one before the id was made. Where several branches of a repo have one, the default branch does, then the first.
+    NotFound also when the contents of that commit were dropped.
     """
     records = repository.refs.global_records(gid)
     if not records:
         raise NotFound(f"there is no global id {gid}")
     if repo is None:
         return None
+    found = _commit(repository, gid, repo, records)
+    repository.drops.check(found.id)
+    return found
+
+
+def _commit(
+    repository: Repository, gid: GlobalId, repo: str, records: dict[tuple[str, str], GlobalRecord]
+) -> CommitObject:
     own = {branch: record.commit for (owner, branch), record in records.items() if owner == repo}
     if own:
         return repository.commits.get(own.get(DEFAULT_BRANCH) or own[min(own)])

@@ -10,6 +10,7 @@ from typing import Protocol
 from vfsd.index.index import Index
 from vfsd.model.entry import Place, Ref
 from vfsd.model.errors import Damaged, NotCached, NotFound
+from vfsd.model.ids import hash_bytes
 from vfsd.model.node import Node, check_node, decode_node, encode_node
 from vfsd.repo.containers import Containers
 from vfsd.store.blob import container_key, decode_blob, encode_blob
@@ -32,7 +33,8 @@ class Nodes:
     def __init__(self, containers: Containers, index: Index) -> None:
         self._containers = containers
         self._index = index
-        self._memory: OrderedDict[bytes, Node] = OrderedDict()
+        # By id; of equal nodes that were stored twice each with its own pointers. Places fill in while they are here.
+        self._memory: OrderedDict[bytes, list[tuple[Place, Node]]] = OrderedDict()
         self._items = 0
         self._lock = threading.Lock()
 
@@ -41,25 +43,36 @@ class Nodes:
         return self.cached(ref) or self.load(ref)
 
     def cached(self, ref: Ref) -> Node | None:
-        """The node when it is in memory or in the index."""
+        """The node when it is in memory or in the index, with the pointers that it has at this place."""
         with self._lock:
-            node = self._memory.get(ref.id)
-            if node is not None:
-                self._memory.move_to_end(ref.id)
-                return node
-        stored = self._index.node(ref.id)
+            for place, node in self._memory.get(ref.id, ()):
+                if place is ref.place or place == ref.place:
+                    self._memory.move_to_end(ref.id)
+                    return node
+        stored = self._index.node(row_id(ref.id, ref.place)) if ref.place.container else None
         if stored is None:
             return None
-        node = decode_node(decode_blob(stored, MAX_NODE))
-        self.keep(ref.id, node)
-        return node
+        found = decode_node(decode_blob(stored, MAX_NODE))
+        self.keep(ref.id, found, ref.place)
+        return found
 
     def load(self, ref: Ref) -> Node:
         """Read the node from the store, by its pointer's hint or, where bytes have moved, by what the index knows."""
         stored, node = self._read(ref)
-        self._index.add_nodes([(ref.id, stored)])
-        self.keep(ref.id, node)
+        self._index.add_nodes([(row_id(ref.id, ref.place), stored)])
+        self.keep(ref.id, node, ref.place)
         return node
+
+    def stored(self, ref: Ref) -> Node:
+        """The node with just the pointers that it has in the store at `ref`: one of the same id may have others."""
+        return self._read_at(ref, ref.place)[1]
+
+    def clear(self) -> None:
+        """Forget all nodes, in memory and in the index."""
+        with self._lock:
+            self._memory.clear()
+            self._items = 0
+        self._index.forget_nodes()
 
     def _read(self, ref: Ref) -> tuple[bytes, Node]:
         try:
@@ -79,23 +92,22 @@ class Nodes:
             raise Damaged(f"{container_key(place.container)} at {place.offset}: {error}") from None
         return stored, node
 
-    def keep(self, node_id: bytes, node: Node) -> None:
+    def keep(self, node_id: bytes, node: Node, place: Place) -> None:
         """Put a node into memory; the least recently used go when it is full."""
         with self._lock:
-            if node_id in self._memory:
+            there = self._memory.setdefault(node_id, [])
+            if any(other is place or other == place for other, _ in there):
                 return
-            self._memory[node_id] = node
+            there.append((place, node))
             self._items += len(node.items)
             while self._items > MEMORY_ITEMS and len(self._memory) > 1:
-                self._items -= len(self._memory.popitem(last=False)[1].items)
+                self._items -= sum(len(old.items) for _, old in self._memory.popitem(last=False)[1])
 
     def drop(self, node_ids: Iterable[bytes]) -> None:
         """Take nodes out of memory that never came to be stored: their places point nowhere."""
         with self._lock:
             for node_id in node_ids:
-                node = self._memory.pop(node_id, None)
-                if node is not None:
-                    self._items -= len(node.items)
+                self._items -= sum(len(node.items) for _, node in self._memory.pop(node_id, ()))
 
 
 class InlineNodes:
@@ -115,3 +127,8 @@ class InlineNodes:
 def stored_form(node: Node) -> bytes:
     """A node's framed blob, as it lies in a pack or a commit object."""
     return encode_blob(encode_node(node))
+
+
+def row_id(node_id: bytes, place: Place) -> bytes:
+    """What a node is found by in the index: one of the same id elsewhere may have other pointers."""
+    return hash_bytes(node_id + place.container + place.offset.to_bytes(8, "little"))

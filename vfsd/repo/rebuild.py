@@ -7,24 +7,26 @@ were is not looked at here. What is damaged is named in the result, and the rest
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
 
-from vfsd.index.index import CommitRow, Index, PlaceRow
+from vfsd.index.index import CommitRow, PlaceRow
 from vfsd.model.commit import BranchHead, Tag, decode
 from vfsd.model.errors import Damaged, NotFound
 from vfsd.model.ids import CommitId, PackId
 from vfsd.repo.ahead import ahead
-from vfsd.repo.commit_object import CommitObject, parse
+from vfsd.repo.commit_object import CommitObject, parse, parse_head
 from vfsd.repo.commits import commit_key
 from vfsd.repo.repository import Repository
-from vfsd.store.api import ETag, ObjectStore, Stat
+from vfsd.store.api import ETag, Stat
 from vfsd.store.blob import FRAME, container_key
-from vfsd.store.pack import HEAD, Blob, read_directory
+from vfsd.store.moved import without_maps
+from vfsd.store.pack import CHUNK, HEAD, Blob, read_directory
 
 PARALLEL = 16  # objects read at once
+SETTLED_S = 86400.0  # seconds after which a container's writer is done; no run of gc takes as long
 _BATCH = 500  # commits a transaction
 _PACK_NAME = re.compile(r"[0-9a-f]{32}")
 _COMMIT_NAME = re.compile(r"[0-9a-f]{64}")
@@ -48,8 +50,10 @@ def rebuild(repository: Repository, progress: Progress = lambda kind, count: Non
     Others may use the store and the index meanwhile. Raises Unavailable and the like when the store does not answer;
     then the index holds a part, which is good, and rebuilding may begin again.
     """
-    work = _Rebuild(repository.store, repository.index, progress)
+    work = _Rebuild(repository, progress)
     repository.index.clear()
+    repository.guard.refresh()  # before any place is known: nothing may be shared that is condemned
+    work.drops()
     with ThreadPoolExecutor(PARALLEL, thread_name_prefix="vfsd-rebuild") as pool:
         work.packs(pool)
         work.commits(pool)
@@ -58,18 +62,37 @@ def rebuild(repository: Repository, progress: Progress = lambda kind, count: Non
 
 
 class _Rebuild:
-    def __init__(self, store: ObjectStore, index: Index, progress: Progress) -> None:
-        self._store = store
-        self._index = index
+    def __init__(self, repository: Repository, progress: Progress) -> None:
+        self._repository = repository
+        self._store = without_maps(repository.store)
+        self._index = repository.index
         self._progress = progress
         self._counts = {"packs": 0, "commits": 0, "refs": 0}
         self._blobs = 0
         self._parents: dict[CommitId, tuple[CommitId, ...]] = {}
         self._problems: list[str] = []
+        newest = max((stat.modified for stat in self._store.list("refs/")), default=0.0)  # no later than now
+        self._settled = newest - SETTLED_S
 
     def result(self) -> RebuildResult:
         counts = self._counts
         return RebuildResult(counts["packs"], counts["commits"], self._blobs, counts["refs"], tuple(self._problems))
+
+    # What was dropped
+
+    def drops(self) -> None:
+        try:
+            self._repository.drops.refresh()
+        except Damaged as error:
+            self._problems.append(str(error))
+
+    def _dropped(self) -> Iterator[CommitRow]:
+        """Those of which only the header is left."""
+        for row in list(self._index.drops.all()):
+            if row.id not in self._parents:
+                header = parse_head(row.head, row.id).header
+                self._parents[row.id] = header.parents
+                yield CommitRow(row.id, tuple(edge.commit for edge in header.provenance), row.head)
 
     # Packs
 
@@ -79,7 +102,7 @@ class _Rebuild:
                 self._problems.append(str(blobs))
             elif blobs is not None:
                 container = bytes.fromhex(stat.key.rpartition("/")[2])
-                self._places(container, blobs)
+                self._places(container, blobs, stat.modified)
                 self._count("packs")
 
     def _pack(self, stat: Stat) -> list[Blob] | Damaged | None:
@@ -98,26 +121,31 @@ class _Rebuild:
             return None
         return blobs
 
-    def _places(self, container: bytes, blobs: Sequence[Blob]) -> None:
-        self._index.add_places([PlaceRow(blob.id, container, blob.offset, blob.length) for blob in blobs])
+    def _places(self, container: bytes, blobs: Sequence[Blob], modified: float) -> None:
+        """What lies in a container may be shared from now on; nodes of a young one not: its writer may be at work yet,
+        and what they point to may be condemned before it asks (see BlobWriter)."""
+        is_settled = modified < self._settled
+        shared = [blob for blob in blobs if is_settled or blob.kind == CHUNK]
+        self._index.add_places([PlaceRow(blob.id, container, blob.offset, blob.length) for blob in shared])
         self._blobs += len(blobs)
 
     # Commits
 
     def commits(self, pool: ThreadPoolExecutor) -> None:
         rows: list[CommitRow] = []
-        for _, found in ahead(pool, self._commit, self._store.list("commits/"), 2 * PARALLEL):
+        for stat, found in ahead(pool, self._commit, self._store.list("commits/"), 2 * PARALLEL):
             if isinstance(found, Damaged):
                 self._problems.append(str(found))
             elif found is not None:
                 commit, head = found
-                self._places(bytes.fromhex(commit.id), commit.hints.blobs)
+                self._places(bytes.fromhex(commit.id), commit.hints.blobs, stat.modified)
                 self._parents[commit.id] = commit.header.parents
                 rows.append(CommitRow(commit.id, tuple(edge.commit for edge in commit.header.provenance), head))
                 self._count("commits")
             if len(rows) >= _BATCH:
                 self._index.add_commits(rows)
                 rows = []
+        rows += self._dropped()
         self._index.add_commits(rows)
         for commit_id, parents in self._parents.items():
             missing = [parent for parent in parents if parent not in self._parents]

@@ -39,6 +39,11 @@ def ref_key(repo: str, branch: str) -> str:
     return f"refs/{key_part(repo)}/{key_part(branch)}"
 
 
+def global_key(gid: GlobalId, repo: str, branch: str) -> str:
+    """Key of the record of which commit of a branch carries a global id."""
+    return f"globals/{gid}/{key_part(repo)}/{key_part(branch)}"
+
+
 def _repo_key(repo: str) -> str:
     return f"repos/{key_part(repo)}"
 
@@ -111,6 +116,14 @@ class Refs:
         key = ref_key(old.repo, old.branch)
         return Head(old.repo, old.branch, head, self._store.put_if_match(key, encode(head), old.etag))
 
+    def touch(self, old: Head, *, copies: int | None = None) -> Head:
+        """Write a branch head again as it is, with a fresh nonce: whoever read it before cannot move it any more.
+        copies: as in BranchHead, if that has changed. Conflict when somebody else moved or deleted it."""
+        known = old.head.copies if copies is None else copies
+        head = msgspec.structs.replace(old.head, nonce=nonce(), copies=known)
+        key = ref_key(old.repo, old.branch)
+        return Head(old.repo, old.branch, head, self._store.put_if_match(key, encode(head), old.etag))
+
     def branches(self, repo: str | None = None) -> Iterator[tuple[str, str, ETag]]:
         """(repo, branch, etag) of the branches of `repo`, or of all: one listing."""
         prefix = "refs/" if repo is None else f"refs/{key_part(repo)}/"
@@ -157,8 +170,7 @@ class Refs:
 
     def record_global(self, gid: GlobalId, repo: str, branch: str, commit: CommitId, time: int) -> None:
         """Say which commit of a branch carries a global id; written before the branch moves."""
-        key = f"globals/{gid}/{key_part(repo)}/{key_part(branch)}"
-        self._store.put(key, encode(GlobalRecord(commit=commit, time=time)))
+        self._store.put(global_key(gid, repo, branch), encode(GlobalRecord(commit=commit, time=time)))
 
     def global_records(self, gid: GlobalId) -> dict[tuple[str, str], GlobalRecord]:
         """(repo, branch) → record of what carries a global id; empty when nothing does."""

@@ -24,13 +24,15 @@ from vfsd.model.commit import (
 )
 from vfsd.model.entry import Entry, directory, same
 from vfsd.model.errors import AlreadyExists, Conflict, Damaged, NotFound, Unavailable
-from vfsd.model.ids import CommitId, GlobalId, JobId
+from vfsd.model.ids import SHORT, CommitId, GlobalId, JobId
 from vfsd.model.location import Location
 from vfsd.model.rev import HEAD
 from vfsd.repo.chunker import Chunker
 from vfsd.repo.commit_object import CommitObject, build, parse_head
 from vfsd.repo.commits import Commits, commit_key
 from vfsd.repo.containers import Containers
+from vfsd.repo.guard import Guard
+from vfsd.repo.holds import Holds
 from vfsd.repo.nodes import InlineNodes, Nodes
 from vfsd.repo.refs import Head, Refs
 from vfsd.repo.resolve import resolve
@@ -125,6 +127,9 @@ class Repository:
         self.inline = InlineNodes(self.nodes)
         self.refs = Refs(store)
         self.commits = Commits(store, index, containers)
+        self.drops = self.commits.drops
+        self.guard = Guard(store, index, self.nodes)
+        self.holds = Holds(store)
         self.chunker = Chunker(store_format)
 
     def close(self) -> None:
@@ -134,16 +139,51 @@ class Repository:
 
     def writer(self) -> BlobWriter:
         """A writer for new blobs; close it when done."""
-        return BlobWriter(self.store, self.index, self.nodes)
+        return BlobWriter(
+            self.store, self.index, self.nodes, refresh=self.guard.refresh_sometimes, work=self.holds.begin()
+        )
 
-    def resolve(self, where: Location) -> CommitObject | None:
-        """The commit that a location is in; None on a branch without commits."""
-        return resolve(self.refs, self.commits, where.repo, where.branch, where.rev or HEAD)
+    def resolve(self, where: Location, *, header: bool = False) -> CommitObject | None:
+        """The commit that a location is in; None on a branch without commits. header: nothing but the header is wanted,
+        so a commit whose contents were dropped will do; else that is NotFound."""
+        rev = where.rev or HEAD
+        found = resolve(self.refs, self.commits, where.repo, where.branch, rev)
+        if found is not None and not header and (rev.back or rev.prefix or rev.time_ns is not None):
+            self.drops.check(found.id)
+        return found
 
     def root(self, where: Location) -> Entry:
         """The root directory of the commit that a location is in; an empty one before the first commit."""
         commit = self.resolve(where)
         return empty_root() if commit is None else commit.root
+
+    def create_branch(self, repo: str, branch: str, commit: CommitId, now: int) -> Head:
+        """A new branch at a commit. AlreadyExists; NotFound when the commit is gone, or going."""
+        head = self.refs.create_branch(repo, branch, commit, now)
+        self._keep(commit, lambda: self.refs.delete_branch(repo, branch))
+        return head
+
+    def create_tag(self, repo: str, tag: str, commit: CommitId, now: int, message: str = "") -> None:
+        """A name for a commit. AlreadyExists; NotFound when the commit is gone, or going."""
+        self.refs.create_tag(repo, tag, commit, now, message)
+        self._keep(commit, lambda: self.refs.delete_tag(repo, tag))
+
+    def _keep(self, commit: CommitId, undo: Callable[[], None]) -> None:
+        """After a ref was made that leads to a commit: have what gc condemned of its history stay, or take it back."""
+        try:
+            self.drops.check(commit)
+            self.guard.keep_history(
+                (bytes.fromhex(found.id), found.root.node)
+                for found in self.commits.log(commit)
+                if self.drops.find(found.id) is None
+            )
+        except (Unavailable, Damaged) as error:
+            undo()
+            what = f"commit {commit[:SHORT]} is being deleted by `vfsd gc`, because no ref led to it"
+            raise NotFound(f"{what} ({error})") from None
+        except NotFound:
+            undo()
+            raise
 
     def commit(
         self,
@@ -160,18 +200,23 @@ class Repository:
         job: JobId | None = None,
         head: Head | None = None,
         allow_same: bool = False,
+        before_move: Callable[[CommitId], None] = lambda _: None,
     ) -> Committed | None:
         """Make one commit of what `change` makes of the head's root; None when that changes nothing.
 
         `change(root, writer)` is called again on the new head whenever another writer was faster. `head`: the branch
         as last seen, to save reading it. Durable, and visible to all, when this returns. NotFound, Conflict.
+        `before_move(id)` is called before the branch is moved to a commit: with any error, the history tells whether it
+        was.
         """
         gid = global_id or new_global_id()
         tried: set[CommitId] = set()
         for attempt in range(COMMIT_TRIES):
             current = head or self.refs.head(repo, branch)
             head = None
-            parent = None if current.commit is None else self.commits.get(current.commit)
+            parent = None
+            if current.commit is not None:
+                parent = self.commits.get(current.commit, copies=current.head.copies)
             if parent is not None:
                 # The answer to a write that landed may be lost, and somebody else may have gone on from it.
                 for commit in tried.intersection((parent.id, *parent.ancestors)):
@@ -183,6 +228,7 @@ class Repository:
             header = _header(repo, branch, root, parent, message, author, gid, provenance, pipeline, job)
             encoded = encode(header)
             tried.add(commit_id_of(encoded))
+            before_move(commit_id_of(encoded))
             try:
                 return self._store_commit(header, encoded, root, parent, current, writer)
             except Conflict:
@@ -201,15 +247,20 @@ class Repository:
         pending = writer.embeddable()
         place = None if root.node is None else root.node.place
         data, head_bytes, frames = build(encoded, place, ancestors, pending or ())
-        with ThreadPoolExecutor(1, thread_name_prefix="vfsd-commit") as pool:
+        with ThreadPoolExecutor(2, thread_name_prefix="vfsd-commit") as pool:
             record = pool.submit(
                 self.refs.record_global, header.global_id, header.repo, header.branch, commit, header.time
             )
+            condemned = pool.submit(self.guard.fetch)  # after the head was read: docs/invariants.md
             self.store.put(commit_key(commit), data)
             record.result()
+        if root.node is not None:
+            writer.pointers.note_ref(root.node)
+        self.guard.admit(condemned.result(), writer.pointers)
         moved = self.refs.move(current, commit, header.time)
         if pending:
             writer.embedded(frames)
+        writer.settled()
         made = parse_head(head_bytes, commit)
         self.commits.keep(made, head_bytes)
         return Committed(made, moved)

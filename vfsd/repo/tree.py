@@ -20,11 +20,12 @@ class Sub(msgspec.Struct):
     """Changes within a directory that stays: name → new entry, None to remove, or Sub for a directory within.
 
     attributes: the directory's new ones (mode, owner, mtime, extra), or None to keep what it has. A directory that is
-    not there yet is made.
+    not there yet is made; without `attributes` it is `like` another.
     """
 
     changes: dict[bytes, Change] = {}
     attributes: Entry | None = None
+    like: Entry | None = None
 
 
 Change = Union[Entry, None, Sub]  # noqa: UP007  msgspec.Struct is not there yet when this is read
@@ -93,7 +94,8 @@ def _apply_below(
     if old is None or old.kind != Kind.DIR:
         if not _brings(change):
             return old
-        old = directory(name, None)
+        like = change.like or directory(name, None)
+        old = directory(name, None, mode=like.mode, uid=like.uid, gid=like.gid, mtime=like.mtime, extra=like.extra)
     new = apply(nodes, sink, old, change, prune=prune)
     return None if prune and new.node is None else new
 

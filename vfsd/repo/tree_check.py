@@ -1,9 +1,8 @@
 """Checks trees and what they point to, each pointer once, in memory that does not grow with the store.
 
-Tree nodes are read container by container, the newest first: nodes point to older ones, so that nearly every object is
-read once and whole. Chunks are only looked up in the listing, or read in long ranges as they lie. Where a pointer's
-place is not there any more, bytes may have moved: then the index is asked, as readers do, and then the directories of
-packs and commits.
+Chunks are only looked up in the listing, or read in long ranges as they lie. Where a pointer's place is not there any
+more, bytes may have moved: then maps and the index are asked, as readers do, and then the directories of packs and
+commits.
 """
 
 from __future__ import annotations
@@ -18,17 +17,15 @@ from vfsd.index.survey import ChunkRow, PendingRow, Survey
 from vfsd.model.entry import Chunk, Entry, Place, Ref
 from vfsd.model.errors import Damaged, NotFound
 from vfsd.model.ids import ChunkId, CommitId, PackId, hash_bytes
-from vfsd.model.node import Leaf, Node, check_node, decode_node
+from vfsd.model.node import Leaf, Node
 from vfsd.repo.ahead import ahead
 from vfsd.repo.commit_object import parse
-from vfsd.repo.nodes import MAX_NODE
+from vfsd.repo.node_walk import AT_ONCE, NodeWalk, Whereabouts, decoded_node
 from vfsd.repo.wellformed import Expected, children, chunks, entry_fault, faults
 from vfsd.store.api import ObjectStore
-from vfsd.store.blob import FRAME, MAX_STORED, check_chunk, container_key, decode_blob, read_chunk, read_stored
-from vfsd.store.pack import Blob, read_directory
+from vfsd.store.blob import check_chunk, container_key, read_chunk, read_stored
+from vfsd.store.pack import CHUNK, NODE, Blob, read_directory
 
-AT_ONCE = 16  # requests under way
-MAX_LOADED = 64 << 20  # bytes of node containers in memory, where one is not larger
 SPAN = 8 << 20  # bytes of chunks read with one request
 SPANS = 4  # of these ahead
 GAP = 256 << 10  # bytes between two chunks that are read along, to save a request
@@ -48,6 +45,16 @@ class Problem(msgspec.Struct, frozen=True):
 
     def __str__(self) -> str:
         return f"{self.where}: {self.what}: {self.remedy}"
+
+
+class BadBlob(msgspec.Struct, frozen=True):
+    """A blob that is not where a pointer says, or not as it was: `kind` as in packs; size: plain bytes of a chunk, 0 of
+    a node."""
+
+    kind: int
+    id: bytes
+    place: Place
+    size: int
 
 
 class Span(msgspec.Struct, frozen=True):
@@ -70,6 +77,7 @@ class TreeCheck:
     def __init__(
         self, store: ObjectStore, index: Index, survey: Survey, pool: ThreadPoolExecutor, *, read_data: bool,
         tell: Callable[[Problem], None], progress: Callable[[str, int], None],
+        bad: Callable[[BadBlob], None] = lambda blob: None,
     ) -> None:
         self._store = store
         self._index = index
@@ -77,11 +85,14 @@ class TreeCheck:
         self._pool = pool
         self._read_data = read_data
         self._tell = tell
+        self._bad = bad
         self._progress = progress
         self._has_directories = False
+        self._whereabouts = Whereabouts(store, survey)
+        self._walk = NodeWalk(store, survey, pool, self._node, progress)
+        self._chunk_bytes = 0
         self.nodes = 0  # tree nodes read
         self.chunks = 0  # pointers to chunks; with read_data, chunks read
-        self.bytes = 0  # read from the store
 
     # Taking roots
 
@@ -99,38 +110,17 @@ class TreeCheck:
         self._enter(step, ((b"", child) for _, child in children(alone)), ((b"", chunk) for _, chunk in chunks(alone)))
 
     def visit(self, container: bytes, start: int, end: int, data: bytes) -> None:
-        """Check the nodes in line between two offsets of a container whose bytes from `start` are `data`. They may be
-        fewer than the listing said."""
-        while rows := self._survey.take_pending(container, start, end):
-            for row in rows:
-                self._node(row, data[row.offset - start : row.offset - start + row.length])
-            self._progress("tree nodes", len(rows))
+        """Check the nodes in line between two offsets of a container whose bytes from `start` are `data`."""
+        self._walk.visit(container, start, end, data)
 
     def drain(self) -> None:
         """Check all nodes in line, and those that they point to."""
-        while parts := self._next_parts():
-            for (container, start, end), data in ahead(self._pool, self._load, parts, len(parts)):
-                self.bytes += len(data)
-                self.visit(container, start, end, data)
+        self._walk.drain()
 
-    def _next_parts(self) -> list[tuple[bytes, int, int]]:
-        parts: list[tuple[bytes, int, int]] = []
-        total = 0
-        for container in self._survey.next_containers(AT_ONCE):
-            end = self._survey.pending_end(container)
-            start = max(0, end - MAX_STORED)
-            total += end - start
-            if parts and total > MAX_LOADED:
-                break
-            parts.append((container, start, end))
-        return parts
-
-    def _load(self, part: tuple[bytes, int, int]) -> bytes:
-        container, start, end = part
-        try:
-            return self._store.get_range(container_key(container), start, end - start)
-        except NotFound:
-            return b""
+    @property
+    def bytes_read(self) -> int:
+        """From the store."""
+        return self._walk.bytes_read + self._chunk_bytes
 
     # Nodes
 
@@ -139,7 +129,7 @@ class TreeCheck:
         try:
             if len(stored) != row.length:
                 raise Damaged("the object is cut off, or gone")
-            node = _decoded(stored, expected.ref.id)
+            node = decoded_node(stored, expected.ref.id)
         except Damaged as error:
             self._bad_node(row, expected, str(error))
             return
@@ -147,10 +137,11 @@ class TreeCheck:
 
     def _bad_node(self, row: PendingRow, expected: Expected, error: str) -> None:
         key = container_key(row.container)
+        self._bad(BadBlob(NODE, expected.ref.id, Place(row.container, row.offset, row.length), 0))
         what = f"{key} is damaged at offset {row.offset}: {error}"
         for other in self._others(expected.ref.id, Place(row.container, row.offset, row.length)):
             try:
-                node = _decoded(read_stored(self._store, other), expected.ref.id)
+                node = decoded_node(read_stored(self._store, other), expected.ref.id)
             except Damaged:
                 continue
             self._told(row.step, b"", what, _whole_copy(key, other))
@@ -172,7 +163,7 @@ class TreeCheck:
             self._point(step, name, child)
         rows = []
         for name, chunk in pointers:
-            place = self._settle(step, name, chunk.id, chunk.place)
+            place = self._settle(step, name, BadBlob(CHUNK, chunk.id, chunk.place, chunk.size))
             if not self._read_data:
                 self.chunks += 1
             elif place is not None:
@@ -185,7 +176,7 @@ class TreeCheck:
         if not self._survey.is_first(hash_bytes(encoded)[:16]):
             return
         step = self._survey.add_step(parent, name)
-        place = self._settle(step, b"", expected.ref.id, expected.ref.place)
+        place = self._settle(step, b"", BadBlob(NODE, expected.ref.id, expected.ref.place, 0))
         if place is not None:
             self._survey.add_pending(PendingRow(place.container, place.offset, place.length, step, encoded))
 
@@ -193,32 +184,22 @@ class TreeCheck:
 
     def size_of(self, container: bytes) -> int | None:
         """Bytes of a pack or commit object; None when it is not there. One that is newer than the listing is found."""
-        size = self._survey.container_size(container)
-        if size is None and len(container) in {16, 32} and self._survey.is_first(hash_bytes(b"gone" + container)[:16]):
-            try:
-                stat = self._store.stat(container_key(container))
-            except NotFound:
-                return None
-            self._survey.add_containers([(container, stat.size, stat.modified)])
-            size = self._survey.container_size(container)
-        return size
+        return self._whereabouts.size_of(container)
 
-    def _is_inside(self, place: Place) -> bool:
-        if not 0 <= place.offset < 1 << 62 or not FRAME <= place.length <= MAX_STORED:
-            return False
-        size = self.size_of(place.container)
-        return size is not None and place.offset + place.length <= size
-
-    def _settle(self, step: int, name: bytes, blob: bytes, place: Place) -> Place | None:
+    def _settle(self, step: int, name: bytes, pointer: BadBlob) -> Place | None:
         """Where the bytes of a blob are, by the pointer, the index or, with a problem, the directories; None, with a
         problem, when they are nowhere."""
-        if self._is_inside(place):
-            return place
-        known = self._index.place(blob)
-        if known is not None and self._is_inside(found := Place(known.container, known.offset, known.length)):
+        blob, place = pointer.id, pointer.place
+        found, _ = self._whereabouts.find(place)
+        if found is None:
+            known = self._index.place(blob)
+            if known is not None:
+                found, _ = self._whereabouts.find(Place(known.container, known.offset, known.length))
+        if found is not None:
             return found
         if not self._survey.is_first(hash_bytes(b"lost" + blob + _ENCODE(place))[:16]):
             return None
+        self._bad(pointer)
         what, key = self._missing(place)
         for other in self._others(blob, place):
             self._told(step, name, what, f"`vfsd index rebuild` lets this node find the copy in {_key(other)}")
@@ -246,8 +227,8 @@ class TreeCheck:
             self._has_directories = True
             self.check_directories(keep=True)
         for row in (*([known] if known else []), *self._survey.blobs(blob)):
-            place = Place(row.container, row.offset, row.length)
-            if (row.container, row.offset) != (bad.container, bad.offset) and self._is_inside(place):
+            place, _ = self._whereabouts.find(Place(row.container, row.offset, row.length))
+            if place is not None and (place.container, place.offset) != (bad.container, bad.offset):
                 yield place
 
     def check_directories(self, *, keep: bool = False) -> None:
@@ -282,7 +263,7 @@ class TreeCheck:
         """Read the chunks in line and compare their bytes with their ids."""
         for span, found in ahead(self._pool, self._read_span, self._spans(), SPANS):
             self.chunks += len(span.rows)
-            self.bytes += span.end - span.start
+            self._chunk_bytes += span.end - span.start
             for row, error in found:
                 self._bad_chunk(row, error)
             self._progress("chunks", len(span.rows))
@@ -325,6 +306,7 @@ class TreeCheck:
 
     def _bad_chunk(self, row: ChunkRow, error: str) -> None:
         key = container_key(row.container)
+        self._bad(BadBlob(CHUNK, row.id, Place(row.container, row.offset, row.length), row.size))
         for other in self._others(row.id, Place(row.container, row.offset, row.length)):
             try:
                 read_chunk(self._store, Chunk(ChunkId(row.id), row.size, other))
@@ -343,12 +325,6 @@ class TreeCheck:
 
     def _told(self, step: int, name: bytes, what: str, remedy: str) -> None:
         self._tell(Problem(self._where(step, name), what, remedy))
-
-
-def _decoded(stored: bytes, wanted: bytes) -> Node:
-    node = decode_node(decode_blob(stored, MAX_NODE))
-    check_node(node, wanted)
-    return node
 
 
 def _key(place: Place) -> str:

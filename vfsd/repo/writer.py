@@ -8,6 +8,7 @@ nothing is placed yet: then it travels inside the commit object, and a small com
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import msgspec
@@ -17,7 +18,9 @@ from vfsd.model.entry import EMPTY_DIR, Kind, Place, Ref, count_below, linked_be
 from vfsd.model.errors import Unavailable
 from vfsd.model.ids import ChunkId, Digest, NodeId
 from vfsd.model.node import ChunkInner, ChunkLeaf, Inner, Leaf, Node, node_digest, node_id
-from vfsd.repo.nodes import Nodes, stored_form
+from vfsd.repo.guard import Pointers
+from vfsd.repo.holds import Work
+from vfsd.repo.nodes import Nodes, row_id, stored_form
 from vfsd.store.api import ObjectStore
 from vfsd.store.blob import container_key, encode_blob
 from vfsd.store.pack import CHUNK, NODE, PackBuilder
@@ -48,15 +51,23 @@ class BlobWriter:
     """Takes new chunks and nodes from any thread; `finish` returns when they are durable.
 
     Children come before the nodes that point to them, as trees are built anyway. Once an upload has failed, every call
-    raises: places were handed out that point nowhere.
+    raises: places were handed out that point nowhere. Chunks may be shared by others as soon as they are stored, nodes
+    once they are `settled`: what they point to may be condemned until a commit with them is made.
+
+    refresh: called before the first blob that was there already is shared. work: what it keeps from being collected.
     """
 
-    def __init__(self, store: ObjectStore, index: Index, nodes: Nodes) -> None:
+    def __init__(
+        self, store: ObjectStore, index: Index, nodes: Nodes, *, refresh: Callable[[], object], work: Work
+    ) -> None:
         self._store = store
         self._index = index
         self._nodes = nodes
+        self._refresh: Callable[[], object] | None = refresh
+        self._work = work
         self._lock = threading.RLock()
         self._new: dict[bytes, Place] = {}  # blobs that the index does not know yet
+        self._unsettled: list[PlaceRow] = []  # nodes in packs: known to nobody else
         self._pending: list[Pending] = []
         self._pending_size = 0
         self._packs: dict[int, PackBuilder] | None = None  # None while everything may still be embedded
@@ -66,6 +77,7 @@ class BlobWriter:
         self._failed: BaseException | None = None  # an upload that failed: what it had is lost to this writer
         self._ask_index = index.has_places()
         self.bytes_added = 0  # plain bytes of blobs that were not there yet
+        self.pointers = Pointers()  # what was there already and is pointed to
 
     # Taking blobs
 
@@ -92,7 +104,8 @@ class BlobWriter:
             place = self._known(name)
             if place is None:
                 place = self._new[name] = Place()
-                self._nodes.keep(name, node)
+                self.pointers.note(node)
+                self._nodes.keep(name, node, place)
                 self._take(Pending(NODE, name, place, None, node), 96 * len(node.items))
         return _point(node, name, place)
 
@@ -100,7 +113,11 @@ class BlobWriter:
         self._check()
         known = self._new.get(blob)
         if known is None and self._ask_index:
-            row = self._index.place(blob)
+            row = self._index.usable_place(blob)
+            if row is not None and self._refresh is not None:
+                refresh, self._refresh = self._refresh, None
+                refresh()
+                row = self._index.usable_place(blob)
             if row is not None:
                 return Place(row.container, row.offset, row.length)
         return known
@@ -125,6 +142,7 @@ class BlobWriter:
     def _pack(self, blob: Pending) -> None:
         assert self._packs is not None
         pack = self._packs[blob.kind]
+        self.pointers.own.add(pack.id)
         stored = blob.frame()
         pack.add(blob.kind, blob.id, stored, blob.place)
         if blob.kind == NODE:
@@ -168,8 +186,16 @@ class BlobWriter:
 
     def _upload_now(self, pack: PackBuilder, frames: list[tuple[bytes, bytes]]) -> None:
         self._store.put(container_key(pack.id), pack.finish())
-        self._index.add_places([PlaceRow(blob.id, pack.id, blob.offset, blob.length) for blob in pack.blobs])
-        self._index.add_nodes(frames)
+        rows = [PlaceRow(blob.id, pack.id, blob.offset, blob.length) for blob in pack.blobs]
+        self._work.goes_on()
+        if pack.blobs[0].kind == NODE:
+            places = [Place(pack.id, blob.offset, blob.length) for blob in pack.blobs]
+            self._index.add_nodes(
+                [(row_id(name, place), frame) for (name, frame), place in zip(frames, places, strict=True)]
+            )
+            self._unsettled.extend(rows)
+            return
+        self._index.add_places(rows)
         # Only now may the blobs be asked of the index alone. Other threads may be adding: no lock is held here, each
         # removal is one step.
         self._ask_index = True
@@ -211,14 +237,27 @@ class BlobWriter:
             [PlaceRow(blob.id, blob.place.container, blob.place.offset, blob.place.length) for blob in pending]
         )
         self._index.add_nodes(
-            [(blob.id, frame) for blob, frame in zip(pending, frames, strict=True) if blob.kind == NODE]
+            [
+                (row_id(blob.id, blob.place), frame)
+                for blob, frame in zip(pending, frames, strict=True)
+                if blob.kind == NODE
+            ]
         )
 
+    def settled(self) -> None:
+        """A commit was made with the nodes that are in packs: others may share them now."""
+        with self._lock:
+            rows, self._unsettled = self._unsettled, []
+            self._index.add_places(rows)
+            for row in rows:
+                self._new.pop(row.id, None)
+
     def close(self) -> None:
-        """Wait for uploads and end their threads; what was not flushed is dropped."""
+        """Wait for uploads and end their threads; what was not flushed is dropped, what was not settled forgotten."""
         if self._pool is not None:
             self._pool.shutdown(wait=True, cancel_futures=True)
             self._pool = None
+        self._work.end()
         self._nodes.drop(self._new)  # else the next writer's trees would take over places that point nowhere
 
 

@@ -49,7 +49,7 @@ class S3Options(msgspec.Struct, frozen=True, kw_only=True):
     read_timeout_s: float = 30.0
     retry_s: float = 30.0
     hedge: float = 0.03
-    multipart: int = 32 << 20
+    multipart: int = 64 << 20
 
     def __post_init__(self) -> None:
         if self.endpoint and _ENDPOINT.fullmatch(self.endpoint) is None:

@@ -61,7 +61,10 @@ def create(invocation: Invocation, where: tuple[str, str], source: str | None) -
         repository = opened.repository
         repository.refs.repo(repo)
         commit = None if source is None else _source(repository, repo, source)
-        head = repository.refs.create_branch(repo, name, commit, now_ns())
+        if commit is None:
+            head = repository.refs.create_branch(repo, name, None, now_ns())
+        else:
+            head = repository.create_branch(repo, name, commit, now_ns())
         if invocation.json:
             print_json(_facts(head))
         else:
@@ -125,8 +128,9 @@ def inspect(invocation: Invocation, where: tuple[str, str]) -> None:
 def delete(invocation: Invocation, where: tuple[str, str]) -> None:
     """Delete a branch.
 
-    Commits that a tag, another branch or a lineage leads to can still be reached by their ids. The output branch of
-    a pipeline goes with the pipeline.
+    Commits that a tag or another branch leads to can still be reached by their ids, and the others until `vfsd gc`
+    deletes them: `vfsd branch create --from` makes a branch of them again. The output branch of a pipeline goes with
+    the pipeline.
 
     \b
     Example:

@@ -26,9 +26,11 @@ from vfsd.daemon.output import (
 )
 from vfsd.daemon.session import session
 from vfsd.daemon.specs import SPEC, Spec, commit_at, entry_at, no_path
+from vfsd.index.verdicts import DropRow
 from vfsd.model.entry import Entry, Kind, same
 from vfsd.model.errors import NotFound, Refused
 from vfsd.model.location import Location
+from vfsd.model.rev import rfc3339
 from vfsd.repo.commit_object import CommitObject
 from vfsd.repo.diff import Changed
 from vfsd.repo.diff import diff as tree_diff
@@ -45,7 +47,8 @@ _LETTERS = {"added": "A", "modified": "M", "deleted": "D", "retyped": "T"}
 def log(invocation: Invocation, spec: Spec, number: int | None) -> None:
     """List the commits of a branch, newest first.
 
-    From its head, or from a rev. With a path, only the commits that changed what is there.
+    From its head, or from a rev. With a path, only the commits that changed what is there. Commits whose contents were
+    dropped are marked; with a path they are left out.
 
     \b
     Examples:
@@ -53,11 +56,14 @@ def log(invocation: Invocation, spec: Spec, number: int | None) -> None:
       vfsd log texts/main@v1/licences
     """
     with session(invocation) as opened:
-        commits = islice(_history(opened.repository, spec.where), number)
+        repository = opened.repository
+        repository.drops.refresh()
+        commits = islice(_history(repository, spec.where), number)
         if invocation.json:
-            print_json_list(map(commit_facts, commits))
+            print_json_list(_facts(repository, commit) for commit in commits)
         else:
-            print_table(("commit", "time", "author", ">files", "message"), map(_row, commits))
+            rows = (_row(repository, commit) for commit in commits)
+            print_table(("commit", "time", "author", ">files", "message"), rows)
 
 
 @click.command(cls=FactsCommand)
@@ -75,11 +81,13 @@ def show(invocation: Invocation, spec: Spec) -> None:
     """
     where = no_path(spec)
     with session(invocation) as opened:
-        commit = commit_at(opened.repository, where)
+        commit = commit_at(opened.repository, where, header=True)
+        opened.repository.drops.refresh()
+        dropped = opened.repository.drops.find(commit.id)
         if invocation.json:
-            print_json(commit_facts(commit))
+            print_json(_facts(opened.repository, commit))
             return
-        print_fields(commit_fields(commit))
+        print_fields([*commit_fields(commit), *([("dropped", _shown_drop(dropped))] if dropped else [])])
         if commit.header.message:
             print_line()
             for line in commit.header.message.splitlines():
@@ -114,7 +122,7 @@ def diff(invocation: Invocation, old: Spec, new: Spec) -> None:
 
 
 def _history(repository: Repository, where: Location) -> Iterator[CommitObject]:
-    commit = repository.resolve(where)
+    commit = repository.resolve(where, header=True)
     if commit is None:
         return
     history = repository.commits.log(commit.id)
@@ -125,6 +133,8 @@ def _history(repository: Repository, where: Location) -> Iterator[CommitObject]:
     newer_entry: Entry | None = None
     met = False
     for commit in history:
+        if repository.drops.find(commit.id) is not None:
+            continue
         entry = _entry(repository, commit, where.path)
         if newer is not None and not same(entry, newer_entry):
             yield newer
@@ -143,9 +153,24 @@ def _entry(repository: Repository, commit: CommitObject, path: Path) -> Entry | 
         return None
 
 
-def _row(commit: CommitObject) -> tuple[str, ...]:
+def _facts(repository: Repository, commit: CommitObject) -> Facts:
+    found = repository.drops.find(commit.id)
+    dropped = None
+    if found is not None:
+        dropped = {"time": rfc3339(found.time), "author": found.author, "reason": found.reason}
+    return {**commit_facts(commit), "dropped": dropped}
+
+
+def _shown_drop(found: DropRow) -> str:
+    reason = f": {shown_text(found.reason)}" if found.reason else ""
+    return f"{shown_time(found.time)} by {shown_text(found.author)}{reason}"
+
+
+def _row(repository: Repository, commit: CommitObject) -> tuple[str, ...]:
     header = commit.header
     message = shown_text(header.message.partition("\n")[0])
+    if repository.drops.find(commit.id) is not None:
+        message = f"(dropped) {message}"
     return (short(commit.id), shown_time(header.time), shown_text(header.author), str(header.files), message)
 
 

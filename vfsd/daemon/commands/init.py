@@ -27,7 +27,8 @@ def init(invocation: Invocation) -> None:
       vfsd --store file:///srv/data init
       VFSD_S3_ENDPOINT=http://127.0.0.1:8333 vfsd --store s3://bucket/prefix init
     """
-    store = open_store(settings_for(invocation).store)
+    settings = settings_for(invocation)
+    store = open_store(settings.store, settings.s3)
     try:
         made = init_store(store)
         # The store's format says only whether; asking again says why.

@@ -22,7 +22,8 @@ def lineage(invocation: Invocation, spec: Spec, down: bool) -> None:
     """Show what something was made from.
 
     Any number of steps away: of a commit the commits that were read for it, of an output file the input files. With
-    --down the other way round. What stands in the tree a second time, marked with ..., is followed only once.
+    --down the other way round. What stands in the tree a second time, marked with ..., is followed only once. Of
+    commits whose contents were dropped it is known what they were made from, but not of which files.
 
     \b
     Examples:
@@ -31,8 +32,9 @@ def lineage(invocation: Invocation, spec: Spec, down: bool) -> None:
     """
     with session(invocation) as opened:
         repository = opened.repository
-        commit = commit_at(repository, spec.where)
-        entry_at(repository, spec.where)
+        commit = commit_at(repository, spec.where, header=not spec.where.path)
+        if spec.where.path:
+            entry_at(repository, spec.where)
         tree = (downstream if down else upstream)(
             repository, commit, spec.where.path, DatumLineage(repository)
         )

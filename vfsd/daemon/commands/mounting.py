@@ -57,7 +57,7 @@ def mount(
 
 def _ensure_store(settings: Settings) -> str:
     """The store's id; the default store is made when it is not there."""
-    store = open_store(settings.store)
+    store = open_store(settings.store, settings.s3)
     try:
         try:
             return read_format(store).id

@@ -31,6 +31,7 @@ from vfsd.model.rev import rfc3339
 from vfsd.pipeline.registry import Registry
 from vfsd.repo.commit_object import CommitObject
 from vfsd.repo.repository import Repository, now_ns
+from vfsd.repo.retention import Rules
 
 
 class _Found(msgspec.Struct, frozen=True):
@@ -153,6 +154,7 @@ def delete(invocation: Invocation, name: str, force: bool, yes: bool) -> None:
             refs.delete_branch(name, branch)
         for tag, _ in list(refs.tags(name)):
             refs.delete_tag(name, tag)
+        Rules(repository.store).delete_repo(name)
         refs.delete_repo(name)
 
 

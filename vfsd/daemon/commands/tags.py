@@ -53,7 +53,7 @@ def create(invocation: Invocation, spec: Spec, name: str, message: str) -> None:
     with session(invocation) as opened:
         repository = opened.repository
         commit = commit_at(repository, where).id
-        repository.refs.create_tag(where.repo, name, commit, now_ns(), message)
+        repository.create_tag(where.repo, name, commit, now_ns(), message)
         if invocation.json:
             print_json(_facts(where.repo, name, repository.refs.tag(where.repo, name)))
         else:

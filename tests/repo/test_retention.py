@@ -1,0 +1,324 @@
+"""Dropping contents: history and ids stay, what a ref names stays, and rules keep what they say."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.repo.collecting import age, blobs, check, content, gc
+from tests.repo.parts import commit, make_branch, open_repository
+from tests.repo.test_gc import much
+from vfsd.model.commit import Provenance
+from vfsd.model.errors import InvalidArgument, NotFound, Refused
+from vfsd.model.ids import CommitId
+from vfsd.model.location import parse_location
+from vfsd.repo.global_view import as_of_global
+from vfsd.repo.rebuild import rebuild
+from vfsd.repo.repository import Repository, now_ns
+from vfsd.repo.retention import (
+    KeepRules,
+    Rules,
+    between,
+    check_droppable,
+    drop,
+    kept,
+    plan,
+)
+from vfsd.store.memory import MemoryStore
+from vfsd.store.moved import MovedStore
+
+DAY = 86400 * 10**9
+
+
+@pytest.fixture
+def store() -> MemoryStore:
+    return MemoryStore()
+
+
+@pytest.fixture
+def repository(store: MemoryStore, tmp_path: Path) -> Iterator[Repository]:
+    with closing(open_repository(MovedStore(store), tmp_path / "index")) as found:
+        make_branch(found)
+        yield found
+
+
+def history(repository: Repository, count: int = 5) -> list[CommitId]:
+    """Commits that have much in common, the oldest first."""
+    made = []
+    for number in range(count):
+        one = commit(repository, {**much(0), (b"last",): b"%d" % number * 3000})
+        assert one is not None
+        made.append(one.commit.id)
+    return made
+
+
+def let_go(repository: Repository, *commits: CommitId, reason: str = "") -> None:
+    drop(repository, commits, now=now_ns(), author="tester", reason=reason)
+
+
+# Dropping
+
+
+def test_a_dropped_commit_says_when_and_why_and_all_else_is_as_it_was(repository: Repository) -> None:
+    made = history(repository)
+    before = {one: content(repository, f"r/main@{one}") for one in made}
+    let_go(repository, made[2], reason="held names")
+    with pytest.raises(NotFound, match=rf"commit {made[2][:12]} were dropped at \S+Z by tester: held names"):
+        repository.root(parse_location(f"r/main@{made[2]}"))
+    for rev in ("~2", made[2][:8]):
+        with pytest.raises(NotFound, match="were dropped"):
+            repository.resolve(parse_location(f"r/main@{rev}"))
+    assert repository.resolve(parse_location("r/main@~2"), header=True) == repository.commits.get(made[2])
+    assert [one.id for one in repository.commits.log(made[-1])] == made[::-1]
+    for one in made[:2] + made[3:]:
+        assert content(repository, f"r/main@{one}") == before[one]
+
+
+def test_its_bytes_go_with_the_next_collection_and_its_header_stays(
+    repository: Repository, store: MemoryStore, tmp_path: Path
+) -> None:
+    made = history(repository)
+    before = content(repository, f"r/main@{made[3]}")
+    let_go(repository, made[1], made[2])
+    gc(repository)
+    assert not {f"commits/{made[1]}", f"commits/{made[2]}"} & blobs(store)
+    check(repository)
+    assert content(repository, f"r/main@{made[3]}") == before
+    other = open_repository(MovedStore(store), tmp_path / "other")
+    with closing(other.index):
+        check(other)
+        assert [one.id for one in other.commits.log(made[-1])] == made[::-1]
+        assert other.commits.get(made[1]).header.message == "m"
+        assert other.resolve(parse_location("r/main@~3"), header=True) is not None
+        with pytest.raises(NotFound, match="were dropped"):
+            other.resolve(parse_location(f"r/main@{made[1][:10]}"))
+        result = rebuild(other)
+        assert result.problems == ()
+        assert [one.id for one in other.commits.log(made[-1])] == made[::-1]
+        with pytest.raises(NotFound, match="were dropped"):
+            other.resolve(parse_location("r/main@~3"))
+
+
+def test_what_only_dropped_commits_held_is_gone_and_what_others_share_is_not(
+    repository: Repository, store: MemoryStore
+) -> None:
+    first = commit(repository, much(1))
+    commit(repository, {**dict.fromkeys(much(1)), **much(2)})
+    commit(repository, {**dict.fromkeys(much(2)), **much(1)})
+    assert first is not None
+    middle = repository.commits.get(repository.refs.head("r", "main").commit).header.parents[0]  # type: ignore[arg-type]
+    size = sum(stat.size for stat in store.list("packs/"))
+    let_go(repository, middle)
+    gc(repository)
+    assert sum(stat.size for stat in store.list("packs/")) < 0.6 * size
+    check(repository)
+    assert content(repository) == content(repository, f"r/main@{first.commit.id}") == much(1)
+
+
+def test_what_a_ref_names_or_a_head_was_made_from_is_not_dropped(repository: Repository) -> None:
+    made = history(repository)
+    repository.create_tag("r", "v1", made[1], now_ns())
+    repository.refs.create_repo("out", now_ns())
+    repository.refs.create_branch("out", "main", None, now_ns())
+    with closing(repository.writer()) as writer:
+        repository.commit(
+            "out", "main", lambda root, _: root, writer=writer, message="", author="", allow_same=True,
+            provenance=[Provenance("r", "main", made[3])],
+        )  # fmt: skip
+    for commit_id, reason in (
+        (made[4], "r/main stands at it"), (made[1], "tag v1 of r names it"), (made[3], "out/main was made from it"),
+    ):  # fmt: skip
+        with pytest.raises(Refused, match=f"commit {commit_id[:12]} cannot be dropped: {reason}"):
+            check_droppable(repository, [commit_id])
+    check_droppable(repository, [made[0], made[2]])
+
+
+def test_a_tag_keeps_the_contents_of_a_commit_that_is_dropped_at_the_same_moment(
+    repository: Repository, store: MemoryStore
+) -> None:
+    made = history(repository)
+    repository.create_tag("r", "v1", made[1], now_ns())
+    let_go(repository, made[1])
+    gc(repository)
+    check(repository)
+    assert content(repository, "r/main@v1")[b"last",] == b"1" * 3000
+
+
+def test_no_ref_can_be_made_at_a_dropped_commit(repository: Repository) -> None:
+    made = history(repository)
+    let_go(repository, made[1])
+    for make in (repository.create_branch, repository.create_tag):
+        with pytest.raises(NotFound, match="were dropped"):
+            make("r", "again", made[1], now_ns())
+    assert [branch for _, branch, _ in repository.refs.branches("r")] == ["main"]
+    assert list(repository.refs.tags("r")) == []
+
+
+def test_a_global_id_of_a_dropped_commit_says_so(repository: Repository) -> None:
+    made = history(repository)
+    gid = repository.commits.get(made[1]).header.global_id
+    let_go(repository, made[1])
+    with pytest.raises(NotFound, match="were dropped"):
+        as_of_global(repository, gid, "r")
+
+
+def test_a_commit_that_others_were_made_from_keeps_its_header_when_its_branch_goes(
+    repository: Repository, store: MemoryStore
+) -> None:
+    made = history(repository, 3)
+    repository.refs.create_repo("out", now_ns())
+    repository.refs.create_branch("out", "main", None, now_ns())
+    with closing(repository.writer()) as writer:
+        repository.commit(
+            "out", "main", lambda root, _: root, writer=writer, message="", author="", allow_same=True,
+            provenance=[Provenance("r", "main", made[1])],
+        )  # fmt: skip
+    repository.refs.delete_branch("r", "main")
+    age(store, 100)
+    gc(repository)
+    assert not [key for key in blobs(store) if made[1] in key or made[0] in key or made[2] in key]
+    check(repository)
+    repository.drops.refresh()
+    found = repository.drops.find(made[1])
+    assert found is not None and found.reason == "no branch leads to it any more"
+    assert repository.commits.get(made[1]).header.parents == (made[0],)
+    with pytest.raises(NotFound, match="there is no commit"):
+        repository.index.clear()
+        repository.commits.get(made[2])
+
+
+# Between two commits
+
+
+def test_between_two_commits_are_those_that_are_neither(repository: Repository) -> None:
+    made = history(repository)
+    assert between(repository, made[0], made[4]) == [made[3], made[2], made[1]]
+    assert between(repository, None, made[2]) == [made[1], made[0]]
+    assert between(repository, made[1], made[2]) == []
+    let_go(repository, made[2])
+    assert between(repository, made[0], made[4]) == [made[3], made[1]]
+    with pytest.raises(InvalidArgument, match="is no ancestor of"):
+        between(repository, made[4], made[0])
+
+
+# Rules
+
+
+def times(*moments: str) -> list[tuple[CommitId, int]]:
+    found = [(CommitId(text), int(datetime.fromisoformat(text + "+00:00").timestamp()) * 10**9) for text in moments]
+    return sorted(found, key=lambda one: -one[1])
+
+
+MOMENTS = times(
+    "2026-03-31T23:59:00", "2026-03-31T12:00:00", "2026-03-30T09:00:00", "2026-03-29T10:00:00", "2026-03-28T10:00:00",
+    "2026-02-27T10:00:00", "2026-02-26T10:00:00", "2025-12-31T23:00:00", "2024-01-01T00:00:00",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("rules", "days"),
+    [
+        (KeepRules(last=2), ["2026-03-31T23:59:00", "2026-03-31T12:00:00"]),
+        (KeepRules(daily=3), ["2026-03-31T23:59:00", "2026-03-30T09:00:00", "2026-03-29T10:00:00"]),
+        (KeepRules(hourly=2), ["2026-03-31T23:59:00", "2026-03-31T12:00:00"]),
+        (KeepRules(weekly=2), ["2026-03-31T23:59:00", "2026-03-29T10:00:00"]),
+        (KeepRules(monthly=3), ["2026-03-31T23:59:00", "2026-02-27T10:00:00", "2025-12-31T23:00:00"]),
+        (KeepRules(yearly=9), ["2026-03-31T23:59:00", "2025-12-31T23:00:00", "2024-01-01T00:00:00"]),
+        (KeepRules(within_s=86400.0), ["2026-03-31T23:59:00", "2026-03-31T12:00:00"]),
+        (KeepRules(last=1, yearly=1), ["2026-03-31T23:59:00"]),
+    ],
+)
+def test_each_rule_keeps_what_it_says(rules: KeepRules, days: list[str]) -> None:
+    assert list(kept(MOMENTS, rules)) == days
+
+
+def test_rules_that_keep_nothing_are_none() -> None:
+    with pytest.raises(InvalidArgument, match="--keep-last"):
+        KeepRules().check()
+    with pytest.raises(InvalidArgument):
+        KeepRules(last=-1).check()
+
+
+counts = st.integers(0, 8)
+
+
+@given(
+    hours=st.lists(st.integers(0, 30_000), max_size=60), last=counts, daily=counts, weekly=counts, monthly=counts,
+    yearly=counts,
+)  # fmt: skip
+def test_more_rules_keep_more_and_applying_them_again_drops_nothing_new(
+    hours: list[int], last: int, daily: int, weekly: int, monthly: int, yearly: int
+) -> None:
+    start = datetime(2020, 1, 1, tzinfo=UTC)
+    commits = [
+        (CommitId(str(number)), int((start + timedelta(hours=hour)).timestamp()) * 10**9)
+        for number, hour in enumerate(sorted(set(hours), reverse=True))
+    ]
+    rules = KeepRules(last=last, daily=daily, weekly=weekly, monthly=monthly, yearly=yearly)
+    found = kept(commits, rules)
+    for one in (KeepRules(last=last), KeepRules(daily=daily), KeepRules(monthly=monthly)):
+        assert set(kept(commits, one)) <= set(found)
+    assert kept([one for one in commits if one[0] in found], rules) == found
+    assert len(found) <= last + daily + weekly + monthly + yearly
+
+
+def test_a_plan_keeps_what_rules_refs_and_youth_keep(repository: Repository) -> None:
+    made = history(repository, 6)
+    repository.create_tag("r", "v1", made[1], now_ns())
+    rules = Rules(repository.store)
+    rules.set("r", None, KeepRules(last=2), now=1, author="a")
+    (young,) = plan(repository, now_ns())
+    assert young.drop == []
+    (one,) = plan(repository, now_ns(), min_age_s=0)
+    assert one.drop == [made[3], made[2], made[0]]
+    assert one.keep == {
+        made[5]: ["last", "r/main stands at it"], made[4]: ["last"], made[1]: ["tag v1 of r names it"],
+    }  # fmt: skip
+    let_go(repository, *one.drop)
+    (again,) = plan(repository, now_ns(), min_age_s=0)
+    assert again.drop == [] and list(again.keep) == [made[5], made[4], made[1]]
+    gc(repository)
+    check(repository)
+
+
+def test_a_branch_s_own_rules_go_first_and_decide_on_its_own_commits_alone(repository: Repository) -> None:
+    made = history(repository, 4)
+    repository.create_branch("r", "try", made[3], now_ns())
+    own = [
+        one.commit.id for number in range(3) if (one := commit(repository, {(b"try",): b"%d" % number}, branch="try"))
+    ]
+    rules = Rules(repository.store)
+    rules.set("r", "try", KeepRules(last=1), now=1, author="a")
+    (one,) = plan(repository, now_ns(), min_age_s=0)
+    assert (one.branch, one.drop) == ("try", [own[1], own[0]])
+    rules.set("r", None, KeepRules(last=3), now=1, author="a")
+    plans = {one.branch: one.drop for one in plan(repository, now_ns(), min_age_s=0)}
+    assert plans == {"main": [made[0]], "try": [own[1], own[0]]}
+    rules.delete("r", "try")
+    assert {one.branch: one.drop for one in plan(repository, now_ns(), min_age_s=0)}["try"] == []
+    repository.refs.delete_branch("r", "main")
+    plans = {one.branch: one.drop for one in plan(repository, now_ns(), min_age_s=0)}
+    assert plans == {"try": [made[3], made[2], made[1], made[0]]}, "nobody else decides on them now"
+
+
+def test_rules_are_found_by_the_names_that_they_are_of(repository: Repository) -> None:
+    rules = Rules(repository.store)
+    history(repository, 2)
+    for where in [("r", "main"), ("r", None), ("r2", None)]:
+        with pytest.raises(NotFound):
+            plan(repository, now_ns(), only=[where])
+    rules.set("r", "main", KeepRules(last=1), now=1, author="a")
+    assert len(plan(repository, now_ns(), only=[("r", "main")])) == len(plan(repository, now_ns(), only=[("r", None)]))
+    with pytest.raises(NotFound, match="r has no rules of its own"):
+        rules.delete("r", None)
+    rules.set("r", None, KeepRules(daily=7, within_s=60.0), now=2, author="b")
+    rules.set("rx", None, KeepRules(last=1), now=1, author="a")
+    assert [(repo, branch) for repo, branch, _ in rules.all()] == [("r", None), ("rx", None), ("r", "main")]
+    rules.delete_repo("r")
+    assert [(repo, branch) for repo, branch, _ in rules.all()] == [("rx", None)]

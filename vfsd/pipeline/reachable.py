@@ -1,0 +1,39 @@
+"""What jobs keep in the store beside their output commits: the ledgers of their datums, with logs and outputs.
+
+A job's ledger stays as long as the commit that it made does; that of a job which made none, as long as a commit that it
+read. The newest job of a pipeline that has ended keeps its own in any case: the next one starts from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from vfsd.model.entry import Ref
+from vfsd.pipeline.records import JobRecord, JobRecords, restore_jobs
+from vfsd.repo.reach import IsKept, Trees
+from vfsd.repo.repository import Repository
+
+
+def job_trees(repository: Repository) -> Trees:
+    """The trees of jobs that are kept, for `vfsd.repo.reach`."""
+
+    def trees(is_kept: IsKept) -> Iterator[tuple[str, Ref]]:
+        restore_jobs(repository)
+        newest: set[str] = set()
+        for record in JobRecords(repository).all():  # newest first
+            if not record.finished:
+                continue  # what it stored is young, or held
+            if record.pipeline in newest and not _is_needed(record, is_kept):
+                continue
+            newest.add(record.pipeline)
+            for name, ref in (("ledger", record.ledger), ("failed datums", record.failed)):
+                if ref is not None:
+                    yield f"the {name} of job {record.id}", ref
+
+    return trees
+
+
+def _is_needed(record: JobRecord, is_kept: IsKept) -> bool:
+    if record.output is not None:
+        return is_kept(record.output)
+    return any(is_kept(edge.commit) for edge in record.inputs)

@@ -1,0 +1,254 @@
+"""What whoever writes asks before a ref moves: whether new pointers lead to something that is condemned.
+
+The one way in which deleting and writing meet. See repo/condemned.py for what is condemned, and docs/invariants.md for
+why asking once, after the branch was read and before it is moved, is enough.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from array import array
+from collections.abc import Iterable, Iterator
+
+import msgspec
+
+from vfsd.index.index import Index
+from vfsd.index.verdicts import WHOLE
+from vfsd.model.entry import Entry, Place, Ref
+from vfsd.model.errors import Damaged, NotFound, Unavailable
+from vfsd.model.node import ChunkInner, ChunkLeaf, Inner, Leaf, Node
+from vfsd.repo.condemned import GcState, Phase, change_state, read_list, read_state
+from vfsd.repo.nodes import Nodes
+from vfsd.store.api import ObjectStore
+
+FRESH_S = 60.0  # how old what is known may be for a writer that shares blobs; asked again before its ref moves
+Blob = tuple[bytes, int]  # container, offset
+
+_DELETED = (
+    "what is to be shared with earlier commits is being deleted by `vfsd gc` or `vfsd compact`: try again, and it is"
+    " stored anew"
+)
+
+
+def pointers_of(node: Node) -> tuple[list[Place], list[Ref]]:
+    """The chunks and the nodes that a node points to."""
+    match node:
+        case Leaf(items):
+            return [chunk.place for entry in items for chunk in entry.chunks], [
+                entry.node for entry in items if entry.node is not None
+            ]
+        case Inner(_, children):
+            return [], [child.ref for child in children]
+        case ChunkLeaf(chunks):
+            return [chunk.place for chunk in chunks], []
+        case ChunkInner(_, refs):
+            return [], refs
+
+
+class Pointers:
+    """What a writer's nodes point to and it did not store itself. own: packs that it stored. For one thread."""
+
+    def __init__(self) -> None:
+        self.chunks: dict[bytes, array[int]] = {}  # container → offsets: 8 bytes a pointer
+        self.nodes: dict[Blob, Ref] = {}
+        self.own: set[bytes] = set()
+
+    def note(self, node: Node) -> None:
+        """Take in what a new node points to."""
+        places, refs = pointers_of(node)
+        for place in places:
+            container = place.container
+            if container and container not in self.own:
+                offsets = self.chunks.get(container)
+                if offsets is None:
+                    offsets = self.chunks[container] = array("Q")
+                offsets.append(place.offset)
+        for ref in refs:
+            self.note_ref(ref)
+
+    def note_ref(self, ref: Ref) -> None:
+        """Take in one pointer to a node."""
+        place = ref.place
+        if place.container and place.container not in self.own:
+            self.nodes[place.container, place.offset] = ref
+
+    def containers(self) -> set[bytes]:
+        """All that is pointed into, its own packs included."""
+        return self.own | self.chunks.keys() | {container for container, _ in self.nodes}
+
+
+class Guard:
+    """Knows what is condemned in one store, in the index and as often as needed anew. Blocks; safe from any thread."""
+
+    def __init__(self, store: ObjectStore, index: Index, nodes: Nodes) -> None:
+        self._store = store
+        self._verdicts = index.verdicts
+        self._index = index
+        self._nodes = nodes
+        self._lock = threading.Lock()  # of taking in
+        self._asked = -FRESH_S
+
+    # Knowing
+
+    def fetch(self) -> GcState | None:
+        """Ask the store what is condemned now: one request."""
+        return read_state(self._store)
+
+    def refresh(self) -> GcState | None:
+        """Ask, and take in what is new."""
+        state = self.fetch()
+        self.take_in(state)
+        return state
+
+    def refresh_sometimes(self) -> None:
+        """The same, unless that was done a moment ago."""
+        if time.monotonic() - self._asked > FRESH_S:
+            self.refresh()
+
+    def take_in(self, state: GcState | None) -> None:
+        """Let the index know what is condemned; costs a request for each list that is new."""
+        self._asked = time.monotonic()
+        if state is None:
+            return
+        with self._lock:
+            known = self._verdicts.known()  # asked each time: another process may have emptied the index
+            if max(known, default=0) < state.forgotten:
+                self._index.forget_places()
+            for verdict in state.lists:
+                parts, pardons = " ".join(verdict.parts), verdict.pardons()
+                had = known.get(verdict.number)
+                if had is None or had[0] != parts:
+                    lines = read_list(self._store, verdict)
+                    rows = ((line.container, offset) for line in lines for offset in line.offsets or (WHOLE,))
+                    self._verdicts.take(verdict.number, parts, rows, pardons)
+                elif had[1] != len(pardons):
+                    self._verdicts.pardon(verdict.number, parts, pardons)
+            self._drop_others(state, known)
+
+    def _drop_others(self, state: GcState, known: dict[int, tuple[str, int]]) -> None:
+        """Forget the lists that are not there any more, and remember how far the lists were followed."""
+        there = {verdict.number for verdict in state.lists}
+        for number, (parts, _) in known.items():
+            if parts and number not in there:
+                if number <= state.forgotten:
+                    self._verdicts.forget(number)
+                else:
+                    self._verdicts.withdraw(number)
+        if state.number not in there and state.number not in known:
+            self._verdicts.withdraw(state.number)
+
+    # Asking
+
+    def admit(self, state: GcState | None, pointers: Pointers) -> None:
+        """Make sure that everything that new nodes point to stays. state: as fetched after the branch was read.
+
+        Unavailable when something of it is being deleted already: then it has to be stored anew.
+        """
+        self.take_in(state)
+        if not self._verdicts.any():
+            return
+        touched = self._verdicts.among(pointers.containers())
+        if touched & pointers.own:
+            raise self._deleted()
+        chunks = ((one, offset) for one in touched for offset in set(pointers.chunks.get(one, ())))
+        blobs = [blob for blob in chunks if self._verdicts.numbers(*blob)]
+        refs = [ref for ref in pointers.nodes.values() if ref.place.container in touched]
+        self.pardon(blobs, [ref for ref in refs if self.is_condemned(ref.place)])
+
+    def keep_history(self, history: Iterable[tuple[bytes, Ref | None]]) -> None:
+        """After a ref was made that was not there: have what is condemned of a history stay, of which each commit is
+        given by its id and its tree, the newest first. Unavailable when that is being deleted: then take the ref back.
+        """
+        self.refresh()
+        headers: list[Blob] = []
+        trees: list[Ref] = []
+        for header, tree in history if self._verdicts.any() else ():
+            lost = self._verdicts.numbers(header, WHOLE)
+            if lost:
+                headers.append((header, WHOLE))
+            if tree is not None and self.is_condemned(tree.place):
+                trees.append(tree)
+            elif not lost:
+                break  # and nothing before it is, because this one is not
+        self.pardon(headers, trees)
+
+    def keep_trees(self, trees: Iterable[Ref]) -> None:
+        """The same for trees that an object names which was not there before."""
+        self.refresh()
+        self.pardon([], [tree for tree in trees if self.is_condemned(tree.place)])
+
+    def is_condemned(self, place: Place) -> bool:
+        """Whether a blob is condemned, as far as is known here."""
+        return bool(self._verdicts.numbers(place.container, place.offset))
+
+    def is_sound(self, entries: Iterable[Entry]) -> bool:
+        """Whether nothing in these trees is condemned, however deep: for what was kept outside the store for long."""
+        if not self._verdicts.any():
+            return True
+        leaf = Leaf(list(entries))
+        return not any(self._condemned_below(leaf, met=set()))
+
+    def _condemned_below(self, node: Node, met: set[Blob]) -> Iterator[Blob]:
+        places, refs = pointers_of(node)
+        for place in places:
+            if self.is_condemned(place):
+                yield place.container, place.offset
+        for ref in refs:
+            blob = (ref.place.container, ref.place.offset)
+            if blob in met:
+                continue
+            met.add(blob)
+            if self.is_condemned(ref.place):
+                yield blob
+                return
+            yield from self._condemned_below(self._nodes.stored(ref), met)
+
+    # Pardons
+
+    def pardon(self, blobs: Iterable[Blob], refs: Iterable[Ref]) -> None:
+        """Have condemned blobs stay: chunks and headers as such, nodes with all below them. Unavailable when any of it
+        is being deleted already."""
+        wanted, waiting = set(blobs), list(refs)
+        if not wanted and not waiting:
+            return
+        roots = {(ref.place.container, ref.place.offset) for ref in waiting}
+        self._pardoned(read_state(self._store) or GcState(nonce=""), self._lists_of(wanted | roots))
+        try:
+            while waiting:
+                ref = waiting.pop()
+                blob = (ref.place.container, ref.place.offset)
+                if blob not in wanted:
+                    wanted.add(blob)
+                    places, below = pointers_of(self._nodes.stored(ref))
+                    wanted.update((place.container, place.offset) for place in places if self.is_condemned(place))
+                    waiting += [child for child in below if self.is_condemned(child.place)]
+        except (Damaged, NotFound):
+            raise self._deleted() from None
+        lists = self._lists_of(wanted)
+        self.take_in(change_state(self._store, lambda state: self._pardoned(state, lists)))
+
+    def _lists_of(self, blobs: Iterable[Blob]) -> dict[int, set[tuple[str, int]]]:
+        """number of a list → the blobs that it condemns."""
+        lists: dict[int, set[tuple[str, int]]] = {}
+        for container, offset in blobs:
+            for number in self._verdicts.numbers(container, offset):
+                lists.setdefault(number, set()).add((container.hex(), offset))
+        return lists
+
+    def _pardoned(self, state: GcState, lists: dict[int, set[tuple[str, int]]]) -> GcState:
+        for number, blobs in lists.items():
+            verdict = state.find(number)
+            if verdict is None and number > state.forgotten:
+                continue  # it was withdrawn
+            if verdict is None or verdict.phase in {Phase.SWEEPING, Phase.SWEPT}:
+                raise self._deleted()
+            pardoned = tuple(sorted({*verdict.pardoned, *blobs}))
+            state = state.with_list(msgspec.structs.replace(verdict, pardoned=pardoned))
+        return state
+
+    def _deleted(self) -> Unavailable:
+        """The error, with everything forgotten that might have led there: nodes in memory may be copies from trees that
+        were dropped, which point elsewhere than the live ones."""
+        self._nodes.clear()
+        return Unavailable(_DELETED)
