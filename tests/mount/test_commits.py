@@ -52,6 +52,21 @@ def test_a_rewritten_file_that_is_still_open_is_committed_as_it_was_closed(mount
     assert (mounted.path / "data/main@~0/a").read_text() == "not closed"
 
 
+def test_a_file_that_an_equal_one_was_renamed_over_keeps_its_bytes(mounted: Mounted) -> None:
+    """The commit has nothing new of it, and the head must not take that for nothing at all."""
+    live = mounted.path / "data/main"
+    (live / "a").write_text("bytes")
+    mounted.run("commit", "data/main")
+    shutil.copy2(live / "a", live / "beside")
+    (live / "beside").rename(live / "a")
+    mounted.run("commit", "data/main")
+    assert (live / "a").read_text() == "bytes"
+    with (live / "a").open("a") as file:
+        file.write(" and more")
+    mounted.run("commit", "data/main")
+    assert (mounted.path / "data/main@~0/a").read_text() == "bytes and more"
+
+
 def test_commit_says_when_there_is_nothing_new_to_commit(mounted: Mounted) -> None:
     done = mounted.run("commit", "data/main")
     assert (done.stdout, done.stderr) == ("", "nothing new to commit\n")

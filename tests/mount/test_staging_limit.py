@@ -65,6 +65,23 @@ def test_a_transaction_keeps_its_room(small: Mounted) -> None:
     assert (top / "after").stat().st_size == 4 * MIB
 
 
+def test_an_aborted_transaction_gives_its_room_back(small: Mounted) -> None:
+    """That of what is open once it is closed."""
+    top = small.path / "data" / "main"
+    for _ in range(3):
+        small.run("commit", "start", "data/main")
+        with open(top / "open", "wb") as file:
+            file.write(bytes(2 * MIB))
+            (top / "closed").write_bytes(bytes(4 * MIB))
+            small.run("commit", "abort", "data/main")
+            assert small.facts("status")["staging"]["used"] < 3 * MIB
+        (top / "kept").write_bytes(b"kept")
+        small.run("commit", "data/main")
+    assert small.facts("status")["staging"]["used"] < MIB
+    descriptors = [os.readlink(path) for path in Path(f"/proc/{small.pid}/fd").iterdir()]
+    assert not [path for path in descriptors if "/staging/f" in path]
+
+
 def test_status_says_how_much_waits(small: Mounted) -> None:
     (small.path / "data/main/a").write_bytes(bytes(3 * MIB))
     facts = small.facts("status")["staging"]

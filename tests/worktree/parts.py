@@ -17,11 +17,11 @@ from vfsd.repo.content import read_content
 from vfsd.repo.diff import diff
 from vfsd.repo.refs import Head
 from vfsd.repo.repository import empty_root
-from vfsd.repo.tree import apply
+from vfsd.repo.tree import apply, find, walk
 from vfsd.store.blob import read_chunk
 from vfsd.store.memory import MemoryStore
 from vfsd.worktree.adopt import Stale, adopt
-from vfsd.worktree.freeze import Frozen, Storer, freeze, keep_records, thaw
+from vfsd.worktree.freeze import Frozen, Storer, as_before, freeze, keep_records, thaw
 from vfsd.worktree.node import WorkNode
 from vfsd.worktree.replay import replay, staged_names
 from vfsd.worktree.staging import Staging
@@ -65,14 +65,17 @@ class Bench:
             used |= staged_names(self.journal.records(row.id))
         self.staging.clean(used)
         row = self.journal.branch("r", "main", self.head.commit or "")
+        self.at_commit = row.base
         self.base = self.root_of(CommitId(row.base) if row.base else None)
         self.tree = Worktree(
             row, self.base, nodes=self.repository.nodes, blocking=self.repository.nodes, chunks=self.chunk,
             journal=self.journal, staging=self.staging, numbers=itertools.count(2), on_change=lambda: None,
         )  # fmt: skip
-        replay(self.tree)
         self.row = row
-        self.follow()
+        self.done = 0 if replay(self.tree, self.adopt) else self.tree.last_record
+        self.head = self.repository.refs.head("r", "main")
+        if (self.head.commit or "") != self.at_commit:
+            self.follow()
 
     def chunk(self, chunk: object) -> bytes:
         return read_chunk(self.store, chunk)  # type: ignore[arg-type]
@@ -97,22 +100,28 @@ class Bench:
     def freeze(self) -> Frozen | None:
         return freeze(self.tree)
 
-    def finish(self, frozen: Frozen) -> Stale:
-        """Store and commit what was frozen."""
+    def store_commit(self, frozen: Frozen) -> Head:
+        """Store and commit what was frozen, and tell nobody."""
         with closing(self.repository.writer()) as writer:
             sub = Storer(self.repository.chunker, writer, self.repository.nodes, self.chunk).changes(frozen)
             made = self.repository.commit(
                 "r", "main", lambda root, sink: apply(self.repository.nodes, sink, root, sub), writer=writer,
                 message="", author="",
             )  # fmt: skip
-        head = made.head if made else self.repository.refs.head("r", "main")
+        return made.head if made else self.repository.refs.head("r", "main")
+
+    def finish(self, frozen: Frozen) -> Stale:
+        """Commit what was frozen."""
+        head = self.store_commit(frozen)
         root = self.root_of(head.commit)
         changes = list(diff(self.repository.nodes, self.base, root))
+        changes += as_before(self.repository.nodes, root, frozen, changes)
         keep_records(self.tree, frozen)
         thaw(self.tree, frozen, committed=True)
         stale = adopt(self.tree, root, changes, frozenset(node.ino for node, _, _ in frozen.nodes))
-        self.base, self.head = root, head
-        self.journal.committed(self.row.id, frozen.upto, head.commit or "")
+        self.base, self.head, self.at_commit = root, head, head.commit or ""
+        self.done = frozen.upto
+        self.journal.committed(self.row.id, frozen.upto, self.at_commit)
         self.staging.committed(frozen.upto)
         return stale
 
@@ -123,10 +132,18 @@ class Bench:
     def follow(self) -> Stale:
         """Go where the branch stands now, as when another node committed."""
         self.head = self.repository.refs.head("r", "main")
-        root = self.root_of(self.head.commit)
+        stale = self.adopt(self.head.commit or "")
+        if self.tree.last_record > self.done:
+            self.tree.rebased(self.at_commit)
+        else:
+            self.journal.committed(self.row.id, 0, self.at_commit)
+        return stale
+
+    def adopt(self, commit: str) -> Stale:
+        """Have the head over another commit."""
+        root = self.root_of(CommitId(commit) if commit else None)
         stale = adopt(self.tree, root, list(diff(self.repository.nodes, self.base, root)), frozenset())
-        self.base = root
-        self.journal.committed(self.row.id, 0, self.head.commit or "")
+        self.base, self.at_commit = root, commit
         return stale
 
     # Looking
@@ -156,11 +173,13 @@ class Bench:
         walk(self.tree.root, ())
         return found
 
+    def entry(self, path: Path) -> Entry:
+        """What the commit that the branch stands at has there."""
+        return find(self.repository.nodes, self.root_of(self.repository.refs.head("r", "main").commit), path)
+
     def committed(self) -> dict[Path, Seen]:
         """Every path of the commit that the branch stands at."""
         found: dict[Path, Seen] = {}
-        from vfsd.repo.tree import walk
-
         for path, entry in walk(self.repository.nodes, self.root_of(self.repository.refs.head("r", "main").commit)):
             data = entry.more.target
             if entry.kind == Kind.FILE:

@@ -10,8 +10,10 @@ import pytest
 from tests.repo.parts import commit
 from tests.worktree.parts import Bench, Path
 from vfsd.model.entry import Kind
+from vfsd.worktree import forgotten
 from vfsd.worktree import staging as staging_module
 from vfsd.worktree.freeze import thaw
+from vfsd.worktree.node import WorkNode
 
 
 @pytest.fixture
@@ -92,6 +94,55 @@ def test_what_was_synced_survives_a_commit_of_others_and_a_crash(bench: Bench) -
     assert found[b"g",] == found[b"f",]
 
 
+def synced_and_cut(bench: Bench) -> WorkNode:
+    """A new file that the journal has, under the name `f`, and that is being written from its beginning again."""
+    node = bench.tree.make(bench.tree.root, b"beside", Kind.FILE, 0o644, 0, 0)
+    bench.tree.opened(node, write=True, truncate=False)
+    bench.tree.write(node, 0, b"synced")
+    bench.tree.sync(node)()
+    rename(bench, (b"beside",), (b"f",))
+    bench.tree.truncate(node, 0)
+    return node
+
+
+def test_what_was_synced_and_then_cut_to_nothing_survives_a_commit_of_others(bench: Bench) -> None:
+    node = synced_and_cut(bench)
+    bench.tree.write(node, 0, b"new")
+    bench.write((b"other",), b"1")
+    bench.commit()
+    bench.crash()
+    assert data(bench) == {(b"f",): b"new", (b"other",): b"1"}
+
+
+def test_what_was_synced_and_then_cut_to_nothing_can_be_removed(bench: Bench) -> None:
+    synced_and_cut(bench)
+    bench.tree.unlink(bench.tree.root, b"f")
+    bench.crash()
+    assert data(bench) == {}
+
+
+def test_the_mode_of_what_was_synced_and_then_cut_to_nothing_is_kept(bench: Bench) -> None:
+    node = synced_and_cut(bench)
+    bench.tree.set_attributes(node, mode=0o600)
+    bench.crash()
+    assert bench.at((b"f",)).mode == 0o600
+
+
+@pytest.mark.parametrize("closed", [True, False])
+def test_a_time_that_was_set_is_that_of_the_bytes_before_they_are_rewritten(bench: Bench, closed: bool) -> None:
+    """closed: these bytes are in no commit yet."""
+    node = bench.write((b"f",), b"closed")
+    if not closed:
+        bench.commit()
+    bench.tree.set_attributes(node, mtime=1)
+    bench.tree.opened(node, write=True, truncate=False)
+    bench.tree.write(node, 0, b"XX")
+    bench.commit()
+    assert (bench.committed()[b"f",].data, bench.entry((b"f",)).mtime) == (b"closed", 1)
+    bench.crash()
+    assert (data(bench), bench.at((b"f",)).mtime) == ({(b"f",): b"closed"}, 1)
+
+
 def test_a_crash_while_a_closed_file_is_cut_short_leaves_it_whole(bench: Bench) -> None:
     node = bench.write((b"f",), b"x" * 500_000)
     bench.tree.opened(node, write=True, truncate=False)
@@ -99,6 +150,67 @@ def test_a_crash_while_a_closed_file_is_cut_short_leaves_it_whole(bench: Bench) 
     bench.crash()
     bench.commit()
     assert committed(bench) == {(b"f",): b"x" * 500_000}
+
+
+# What is as the commit before had it
+
+
+def equal(bench: Bench, path: Path, data: bytes) -> None:
+    """A closed file of this content and a fixed mtime."""
+    bench.tree.set_attributes(bench.write(path, data), mtime=1)
+
+
+def test_a_file_that_was_replaced_by_an_equal_one_keeps_its_bytes(bench: Bench) -> None:
+    equal(bench, (b"f",), b"1")
+    bench.commit()
+    equal(bench, (b"beside",), b"1")
+    rename(bench, (b"beside",), (b"f",))
+    bench.commit()
+    assert data(bench) == committed(bench) == {(b"f",): b"1"}
+    node = bench.at((b"f",))
+    bench.tree.opened(node, write=True, truncate=False)
+    bench.tree.write(node, 1, b"2")
+    bench.close_file(node)
+    bench.commit()
+    assert data(bench) == committed(bench) == {(b"f",): b"12"}
+
+
+def test_a_directory_that_was_replaced_by_an_equal_one_keeps_its_names(bench: Bench) -> None:
+    for name in (b"d", b"e"):
+        mkdir(bench, (name,))
+        equal(bench, (name, b"f"), b"1")
+        bench.tree.set_attributes(bench.at((name,)), mtime=1)
+        if name == b"d":
+            bench.commit()
+    bench.tree.unlink(bench.at((b"d",)), b"f")
+    rename(bench, (b"e",), (b"d",))
+    bench.tree.set_attributes(bench.at(()), mtime=1)
+    bench.commit()
+    bench.forget_all()
+    assert data(bench) == committed(bench) == {(b"d", b"f"): b"1"}
+
+
+def test_a_crash_before_the_journal_knows_of_a_commit_changes_nothing(bench: Bench) -> None:
+    """What the journal brings back is in the commit already, and the next commit changes nothing."""
+    bench.write((b"f",), b"1")
+    mkdir(bench, (b"d",))
+    bench.write((b"d", b"f"), b"1")
+    bench.commit()
+    bench.write((b"f",), b"2")
+    bench.write((b"beside",), b"2")
+    rename(bench, (b"beside",), (b"d", b"f"))
+    mkdir(bench, (b"new",))
+    bench.write((b"new", b"f"), b"2")
+    before = data(bench)
+    frozen = bench.freeze()
+    assert frozen is not None
+    bench.store_commit(frozen)
+    bench.crash()
+    assert data(bench) == before
+    bench.commit()
+    assert data(bench) == committed(bench) == before
+    bench.forget_all()
+    assert data(bench) == before
 
 
 # While a commit is made
@@ -317,3 +429,17 @@ def test_own_commits_are_not_announced_as_changes(bench: Bench) -> None:
     stale = bench.commit()
     assert stale is not None
     assert stale.inodes == []
+
+
+# What the kernel forgets
+
+
+def test_the_last_that_were_forgotten_get_their_numbers_back(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forgotten, "MOST", 2)
+    names = [b"a", b"b", b"c"]
+    numbers = [bench.write((name,), b"1").ino for name in names]
+    bench.commit()
+    bench.forget_all()
+    again = [bench.at((name,)).ino for name in names]
+    assert again[1:] == numbers[1:]
+    assert again[0] not in numbers

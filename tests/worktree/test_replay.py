@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import settings
@@ -14,6 +15,7 @@ from tests.worktree.reference import Inode, Reference, Refusal
 from vfsd.model.entry import Kind
 from vfsd.model.errors import NotCached, Refused
 from vfsd.worktree import staging as staging_module
+from vfsd.worktree import worktree as worktree_module
 from vfsd.worktree.freeze import Frozen, thaw
 from vfsd.worktree.node import WorkNode
 
@@ -21,7 +23,7 @@ SMALL = 64  # bytes up to which files share a staging file here
 NAMES = [b"a", b"b", b"c", b"d\xff"]
 picks = st.integers(0, 1 << 16)
 names = st.sampled_from(NAMES)
-data = st.binary(max_size=90)
+data = st.one_of(st.sampled_from([b"", b"x", b"y" * 70]), st.binary(max_size=90))
 
 
 class Head(RuleBasedStateMachine):
@@ -32,6 +34,8 @@ class Head(RuleBasedStateMachine):
         self.patch = pytest.MonkeyPatch()
         self.patch.setattr(staging_module, "SMALL", SMALL)
         self.patch.setattr(staging_module, "SEGMENT", 300)
+        # A clock that stands still: what is made anew as it was is equal to it, and no diff names it.
+        self.patch.setattr(worktree_module, "time", SimpleNamespace(time_ns=lambda: 1))
         self.bench = Bench()
         self.reference = Reference()
         self.open: list[tuple[WorkNode, Inode]] = []  # files open for writing
@@ -310,6 +314,15 @@ class Head(RuleBasedStateMachine):
         self.recorded.clear()
         self.open.clear()
         self.frozen = None
+
+    @precondition(lambda self: self.frozen is not None)
+    @rule()
+    def crash_in_a_commit(self) -> None:
+        """The branch has moved, and the journal has not heard of it."""
+        assert self.frozen is not None
+        self.bench.store_commit(self.frozen)
+        self.crash()
+        self.check_commit(self.expected)
 
     def settle(self, path: Path, node: Inode, new: bytes) -> None:
         """A file of more than `SMALL` bytes that was written in place and not closed: each byte may be old or new."""

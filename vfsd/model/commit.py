@@ -69,7 +69,8 @@ class BranchHead(msgspec.Struct, frozen=True, kw_only=True):
 
     commit: None before the first commit. nonce: fresh 128 bits in each write, so that no two writes are equal bytes
     (an ETag may be a hash of the content) and a writer whose answer was lost recognises its own write.
-    pipeline: whose output branch this is; users may not write to it then.
+    pipeline: whose output branch this is; users may not write to it then. copies: how many more places of its tree's
+    root the commit's hints name, at least; who knows fewer reads the commit again.
     """
 
     format: int = FORMAT
@@ -77,6 +78,7 @@ class BranchHead(msgspec.Struct, frozen=True, kw_only=True):
     nonce: str
     moved: int
     pipeline: str = ""
+    copies: int = 0
 
 
 class RepoObject(msgspec.Struct, frozen=True, kw_only=True):

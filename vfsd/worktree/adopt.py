@@ -46,8 +46,11 @@ def adopt(tree: Worktree, root: Entry, changes: Sequence[Changed], own: frozense
         if child is None:
             if path[-1] not in parent.removed:
                 stale.names.append((parent.ino, path[-1]))
+            if not (old and new and old.kind == new.kind == Kind.DIR):
+                tree.forgotten.drop(parent, path[-1])
             continue
-        _adopt_entry(tree, stale, parent, child, path[-1], old, new, own)
+        if _adopt_entry(tree, stale, parent, child, path[-1], old, new, own):
+            known[path] = child
     return stale
 
 
@@ -63,29 +66,47 @@ def _directory_at(known: dict[Path, WorkNode | None], path: Path) -> WorkNode | 
 def _adopt_entry(
     tree: Worktree, stale: Stale, parent: WorkNode, child: WorkNode, name: bytes, old: Entry | None, new: Entry | None,
     own: frozenset[int],
-) -> None:
+) -> bool:
+    """Adopt one line of the diff. True for a directory that stays though the commit has none there: what was in it is
+    adopted still."""
     if new is None or new.kind != child.kind or _is_another_inode(tree, child, new):
         if child.changed or child.below:
-            return
+            if child.placed and child.kind == Kind.DIR:
+                _make_again(parent, child)
+                return True
+            return False
         del parent.children[name]
         child.lose(parent, name)
         stale.names.append((parent.ino, name))
-        return
+        return False
     had = child.entry
     if not child.placed and (child.changed or child.kind == Kind.DIR):
-        return
+        return False
     if child.kind == Kind.DIR:
         child.tree = new.node
         child.count_directories()
     if child.changed:
         # What is changed here wins; bytes that are being written go into a commit once they are closed.
         child.entry = new
-        return
+        if child.closed is None:
+            child.closed_mtime = new.mtime
+        return False
     child.adopt(new)
     if child.link:
         tree.linked[child.link] = child
     if child.ino not in own and (old is not None if child.kind == Kind.DIR else had is None or not same(had, new)):
         stale.inodes.append(child.ino)
+        child.ctime = tree.now()
+    return False
+
+
+def _make_again(parent: WorkNode, child: WorkNode) -> None:
+    """A directory that somebody else removed, and that has changes here, is one that was made just now."""
+    child.tree = None
+    child.placed = False
+    child.changed = child.changed or 1  # a number that no later change has
+    for node in (child, parent):
+        node.count_directories()
 
 
 def _is_another_inode(tree: Worktree, child: WorkNode, new: Entry) -> bool:

@@ -6,14 +6,19 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
+
 import msgspec
 
 from vfsd.model.entry import Entry, Extra, Kind, Ref, directory, special_digest, symlink_digest
+from vfsd.model.errors import NotFound, Refused
 from vfsd.repo.chunker import NOTHING, BlobSink, Chunker
 from vfsd.repo.chunklist import Content, content_of
 from vfsd.repo.content import ChunkSource, read_content
+from vfsd.repo.diff import Changed
 from vfsd.repo.nodes import NodeSource
-from vfsd.repo.tree import Change, Path, Sub, apply
+from vfsd.repo.tree import Change, Path, Sub, apply, find
 from vfsd.worktree.node import WorkNode
 from vfsd.worktree.records import Attributes
 from vfsd.worktree.staging import StagedFile
@@ -35,10 +40,12 @@ class FrozenFile(msgspec.Struct):
 
 
 class FrozenDirectory(msgspec.Struct):
-    """A directory with changes in it. attributes None: unchanged. whole: it replaces what has its name, over `tree`;
-    otherwise its changes are made to what the head of the branch has there."""
+    """A directory with changes in it. attributes: they count if `changed`, or when the branch has no such directory any
+    more. whole: it replaces what has its name, over `tree`; otherwise its changes are made to what the head of the
+    branch has there."""
 
-    attributes: Attributes | None
+    attributes: Attributes
+    changed: bool
     items: dict[bytes, FrozenFile | FrozenDirectory | None]
     whole: bool
     tree: Ref | None
@@ -60,7 +67,7 @@ class Frozen(msgspec.Struct):
 def freeze(tree: Worktree) -> Frozen | None:
     """What a commit made now would hold; None for nothing. Files that are being written are left out, or go in as
     they were closed last."""
-    frozen = Frozen(FrozenDirectory(None, {}, False, None), [], [], [], tree.last_record, [])
+    frozen = Frozen(FrozenDirectory(tree.root.attributes, False, {}, False, None), [], [], [], tree.last_record, [])
     frozen.root = _directory(tree.root, frozen)
     if not frozen.nodes and not frozen.removed:
         return None
@@ -83,10 +90,9 @@ def _directory(node: WorkNode, frozen: Frozen, *, replaces: bool = False) -> Fro
     if node.changed:
         frozen.nodes.append((node, node.changed, None))
         frozen.paths.append(node.paths())
-    attributes = node.attributes if node.changed else None
     # One that was just made takes in what others put into one of its name meanwhile.
     whole = not node.placed and (replaces or node.tree is not None)
-    return FrozenDirectory(attributes, items, whole, node.tree)
+    return FrozenDirectory(node.attributes, bool(node.changed), items, whole, node.tree)
 
 
 def _file(node: WorkNode, frozen: Frozen) -> FrozenFile | None:
@@ -95,10 +101,9 @@ def _file(node: WorkNode, frozen: Frozen) -> FrozenFile | None:
     if is_written:
         frozen.skipped.append(node)
         file = node.closed
-        if file is None:
-            if entry is None:
-                return None
-            at = msgspec.structs.replace(at, mtime=entry.mtime)  # that of the bytes which go in
+        if file is None and entry is None:
+            return None
+        at = msgspec.structs.replace(at, mtime=node.closed_mtime)  # that of the bytes which go in
     frozen.nodes.append((node, 0 if is_written else node.changed, file))
     frozen.paths.append(node.paths())
     if file is not None:
@@ -129,8 +134,9 @@ class Storer:
             return None
         if isinstance(item, FrozenFile):
             return self._entry(name, item)
-        attributes = None if item.attributes is None else _attributes(name, item.attributes)
-        sub = Sub({below: self._change(below, each) for below, each in item.items.items()}, attributes)
+        attributes = _attributes(name, item.attributes)
+        changes = {below: self._change(below, each) for below, each in item.items.items()}
+        sub = Sub(changes, attributes if item.changed else None, like=attributes)
         if not item.whole:
             return sub
         return apply(self._nodes, self._sink, directory(name, item.tree), sub)
@@ -181,9 +187,24 @@ def _attributes(name: bytes, at: Attributes) -> Entry:
     return directory(name, None, mode=at.mode, uid=at.uid, gid=at.gid, mtime=at.mtime, extra=extra)
 
 
+def as_before(nodes: NodeSource, root: Entry, frozen: Frozen, changes: Sequence[Changed]) -> list[Changed]:
+    """What is in the commit with the tree `root` as in the one before, so that no diff, `changes`, names it, though the
+    head had changes of it: a file that was replaced by an equal one. It is to be adopted too. Blocks."""
+    told = {path for path, _, _ in changes}
+    found: list[Changed] = []
+    for path in itertools.chain.from_iterable(frozen.paths):
+        if path and path not in told:
+            try:
+                entry = find(nodes, root, path)
+            except (NotFound, Refused):
+                continue  # the commit has it not: what others did there took it away
+            found.append((path, entry, entry))
+    return found
+
+
 def thaw(tree: Worktree, frozen: Frozen, *, committed: bool) -> None:
     """End a freeze. When it was `committed`, what has not changed since, nor moved with a directory, is as in the
-    commit; the caller then adopts the commit's tree."""
+    commit; the caller then adopts the commit's tree, what is `as_before` in it too."""
     for (node, number, file), paths in zip(frozen.nodes, frozen.paths, strict=True):
         if file is not None:
             tree.thawed(file)

@@ -25,9 +25,10 @@ from vfsd.repo.refs import Head, check_writable
 from vfsd.repo.repository import Committed, Repository, empty_root
 from vfsd.repo.tree import apply
 from vfsd.worktree.adopt import Stale, adopt
-from vfsd.worktree.freeze import Frozen, Storer, freeze, keep_records, thaw
+from vfsd.worktree.freeze import Frozen, Storer, as_before, freeze, keep_records, thaw
 from vfsd.worktree.replay import replay, staged_names
 from vfsd.worktree.staging import Staging
+from vfsd.worktree.tries import Tries, landed, tries_in
 from vfsd.worktree.worktree import Worktree
 
 log = logging.getLogger(__name__)
@@ -36,6 +37,7 @@ CROWDED = 0.75  # of the staging area: from here on writers are slowed down
 SLOWEST_S_A_MIB = 0.1
 WAIT_FOR_ROOM_S = 30.0
 MOST_COMMITS_FIRST = 10  # before a transaction, while others go on writing
+Outcome = tuple[Head, Committed | None, Entry, list[Changed]]  # where the branch stands, and what that changed
 
 
 class CommitTiming(msgspec.Struct, frozen=True):
@@ -62,6 +64,8 @@ class LiveBranch:
         self.lock = trio.Lock()  # held while a commit is made or another head adopted
         self.scope = trio.CancelScope()  # of the committer
         self.done = 0  # last journal record that is in a commit
+        self.is_behind = self.is_following = False  # there is a move to follow; somebody is at it
+        self.unsettled: Tries | None = None  # of a commit that failed, and may have been made
         self.error = ""
         self.retries = 0
         self.attempted = trio.Event()  # set, and replaced, when a commit was made, or could not be
@@ -144,7 +148,7 @@ class LiveBranches:
     def _open(self, repo: str, branch: str) -> None:
         """Blocks: read the head, bring the journal's changes back, and follow the head to where it is now."""
         head = self._repository.refs.head(repo, branch)
-        row = self._journal.branch(repo, branch, head.commit or "")
+        row = self._journal_row(head)
         base = self._root(CommitId(row.base) if row.base else None)
         tree = Worktree(
             row, base, nodes=self._repository.inline, blocking=self._repository.nodes, chunks=self._inline_chunks,
@@ -173,6 +177,16 @@ class LiveBranches:
             live.urgent = live.held is None
         self._opened[repo, branch] = live
 
+    def _journal_row(self, head: Head) -> BranchRow:
+        """The journal's row of a branch. A commit that was made when the last run ended is known from then on."""
+        row = self._journal.branch(head.repo, head.branch, head.commit or "")
+        tries = tries_in(self._journal.records(row.id))
+        commit = landed(self._repository.commits, head.commit, CommitId(row.base), tries)
+        if commit is None:
+            return row
+        self._journal.committed(row.id, tries[commit], commit)
+        return self._journal.branch(head.repo, head.branch, commit)
+
     def recover(self) -> list[tuple[str, str]]:
         """Branches that have changes from an earlier run; staging files that none of them names are removed. Blocks."""
         pending, used = [], set()
@@ -194,13 +208,41 @@ class LiveBranches:
     # Following the branch
 
     async def head_moved(self, repo: str, branch: str) -> None:
-        """The branch may stand elsewhere now: follow it."""
+        """The branch may stand elsewhere now: follow it. Returns when that is done, or at once if an earlier call is at
+        it still."""
         live = self._live.get((repo, branch))
         if live is None:
             return
-        async with live.lock:
+        live.is_behind = True
+        if live.is_following:
+            return
+        live.is_following = True
+        try:
+            await self._follow_moves(live)
+        finally:
+            live.is_following = False
+
+    async def _follow_moves(self, live: LiveBranch) -> None:
+        """Until there are none; what fails for a moment is tried again."""
+        delay = 0.0
+        while live.is_behind and self._live.get((live.row.repo, live.row.branch)) is live:
+            live.is_behind = False
             try:
-                head = await trio.to_thread.run_sync(self._repository.refs.head, repo, branch)
+                await self._follow(live)
+            except (VfsdError, OSError) as error:
+                if not delay:
+                    log.warning("%s: cannot follow the branch, will try again: %s", live.name, error)
+                live.is_behind = True
+                delay = min(LAST_RETRY_S, 2 * delay or FIRST_RETRY_S)
+                await trio.sleep(random.uniform(delay / 2, delay))
+            else:
+                delay = 0.0
+
+    async def _follow(self, live: LiveBranch) -> None:
+        async with live.lock:
+            await self._settle(live)
+            try:
+                head = await trio.to_thread.run_sync(self._repository.refs.head, live.row.repo, live.row.branch)
             except NotFound:
                 return
             if head.commit == live.head.commit:
@@ -276,55 +318,84 @@ class LiveBranches:
         self._check_writable(live)
         async with live.lock:
             live.first_change = None
-            frozen = freeze(live.tree)
-            if frozen is None:
-                return None
             try:
-                made, root, changes = await trio.to_thread.run_sync(
-                    self._store, live, frozen, message or live.held or ""
-                )
+                earlier = await self._settle(live)
+                frozen = freeze(live.tree)
+                if frozen is None:
+                    return earlier
+                keep_records(live.tree, frozen)
+                live.unsettled = tries = Tries(self._journal, live.row.id, frozen)
+                outcome = await trio.to_thread.run_sync(self._store, live, tries, message or live.held or "")
             except BaseException:
-                thaw(live.tree, frozen, committed=False)
                 live.first_change = live.first_change or trio.current_time()
+                if live.unsettled is not None and not live.unsettled.commits:
+                    thaw(live.tree, live.unsettled.frozen, committed=False)
+                    live.unsettled = None
                 raise
-            head = made[0]
-            keep_records(live.tree, frozen)
-            thaw(live.tree, frozen, committed=True)
-            own = frozenset(node.ino for node, _, _ in frozen.nodes)
-            stale = adopt(live.tree, root, changes, own)
-            live.base, live.head = root, head
-            self._journal.committed(live.row.id, frozen.upto, head.commit or "")
-            live.done = frozen.upto
-            self._staging.committed(frozen.upto)
-            live.error, live.retries = "", 0
-        self._on_stale(stale)
-        if made[1] is not None:
-            self._on_commit(made[1])
-        return made[1]
+            return self._made(live, tries, outcome)
 
-    def _store(
-        self, live: LiveBranch, frozen: Frozen, message: str
-    ) -> tuple[tuple[Head, Committed | None], Entry, list[Changed]]:
+    async def _settle(self, live: LiveBranch) -> Committed | None:
+        """Find out whether a commit that failed was made after all; then it did not fail. With the branch's lock."""
+        tries = live.unsettled
+        if tries is None:
+            return None
+        outcome = await trio.to_thread.run_sync(self._find, live, tries)
+        if outcome is not None:
+            return self._made(live, tries, outcome)
+        thaw(live.tree, tries.frozen, committed=False)
+        live.unsettled = None
+        return None
+
+    def _made(self, live: LiveBranch, tries: Tries, outcome: Outcome) -> Committed | None:
+        """A commit was made: the head is over it from now on."""
+        head, committed, root, changes = outcome
+        frozen, live.unsettled = tries.frozen, None
+        live.done = tries.done(live.tree.last_record)
+        thaw(live.tree, frozen, committed=True)
+        stale = adopt(live.tree, root, changes, frozenset(node.ino for node, _, _ in frozen.nodes))
+        live.base, live.head = root, head
+        self._journal.committed(live.row.id, live.done, head.commit or "")
+        self._staging.committed(frozen.upto)
+        live.error, live.retries = "", 0
+        self._on_stale(stale)
+        if committed is not None:
+            self._on_commit(committed)
+        return committed
+
+    def _store(self, live: LiveBranch, tries: Tries, message: str) -> Outcome:
         """Blocks: cut and store what is staged, make the commit, find out what it changed."""
         repository = self._repository
         writer = repository.writer()
         try:
             storer = Storer(repository.chunker, writer, repository.nodes, self._chunks)
-            sub = storer.changes(frozen)
+            sub = storer.changes(tries.frozen)
             committed = repository.commit(
                 live.row.repo,
                 live.row.branch,
                 lambda root, sink: apply(repository.nodes, sink, root, sub),
                 writer=writer,
-                message=message or _summary(frozen),
+                message=message or _summary(tries.frozen),
                 author=self._author,
                 head=live.head,
+                before_move=lambda commit: trio.from_thread.run_sync(tries.add, commit),
             )
         finally:
             writer.close()
         head = committed.head if committed else repository.refs.head(live.row.repo, live.row.branch)
+        return self._outcome(live, tries, head, committed)
+
+    def _find(self, live: LiveBranch, tries: Tries) -> Outcome | None:
+        """Blocks: what came of a commit that failed; None when it was not made."""
+        head = self._repository.refs.head(live.row.repo, live.row.branch)
+        commit = landed(self._repository.commits, head.commit, live.head.commit, tries.commits)
+        if commit is None:
+            return None
+        return self._outcome(live, tries, head, Committed(self._repository.commits.get(commit), head))
+
+    def _outcome(self, live: LiveBranch, tries: Tries, head: Head, committed: Committed | None) -> Outcome:
         root, changes = self._move(live.base, head.commit)
-        return (head, committed), root, changes
+        changes += as_before(self._repository.nodes, root, tries.frozen, changes)
+        return head, committed, root, changes
 
     # Room for what is written
 
@@ -390,6 +461,8 @@ class LiveBranches:
         self._check_writable(live)
         self._need_transaction(live)
         self._journal.committed(live.row.id, live.tree.last_record, live.head.commit or "")
+        live.tree.abandon()
+        self._staging.settled(live.row.id, live.tree.last_record)
         self._staging.committed(live.tree.last_record)
         self._journal.hold(live.row.id, None)
         self.close(live)
@@ -399,6 +472,9 @@ class LiveBranches:
         self._live.pop((live.row.repo, live.row.branch), None)
         live.tree.is_detached = True
         live.tree.on_change = lambda: None
+        if live.unsettled is not None and not live.lock.locked():
+            thaw(live.tree, live.unsettled.frozen, committed=False)
+            live.unsettled = None
         live.scope.cancel()
         self._on_reset(live)
 

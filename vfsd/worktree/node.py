@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 from typing import TYPE_CHECKING, NamedTuple
 
 from vfsd.model.entry import Entry, Kind, Ref
+from vfsd.model.errors import Refused
 from vfsd.worktree.records import Attributes
 from vfsd.worktree.staging import StagedFile
 
@@ -29,9 +31,9 @@ class WorkNode:
     """
 
     __slots__ = (
-        "atime", "below", "changed", "children", "closed", "ctime", "entry", "file", "gid", "head", "ino",
-        "kind", "link", "links", "lookups", "made", "mode", "mtime", "name", "opens", "parent", "placed", "rdev",
-        "removed", "subdirectories", "target", "tree", "uid", "unseen", "writers", "xattrs",
+        "atime", "below", "changed", "children", "closed", "closed_mtime", "ctime", "entry", "file", "gid", "head",
+        "ino", "kind", "link", "links", "lookups", "made", "mode", "mtime", "name", "opens", "parent", "placed",
+        "rdev", "removed", "subdirectories", "target", "tree", "uid", "unseen", "writers", "xattrs",
     )
 
     def __init__(self, head: Worktree, ino: int, kind: int, name: bytes, parent: WorkNode | None) -> None:
@@ -57,6 +59,7 @@ class WorkNode:
         self.subdirectories = 0
         self.file: StagedFile | None = None
         self.closed: StagedFile | None = None  # last closed, uncommitted bytes while `file` is being written anew
+        self.closed_mtime = 0  # of `closed`, or else of `entry`, while `file` is being written
         self.link = 0  # number that the names of a hard-linked file share in commits, once it has several
         self.links: list[tuple[WorkNode, bytes]] = []  # its names but the first
         self.unseen = 0  # how many more it has that this head has not come across
@@ -118,7 +121,8 @@ class WorkNode:
         """Be as a commit has it."""
         self.entry = entry
         self.mode, self.uid, self.gid = entry.mode, entry.uid, entry.gid
-        self.mtime = self.ctime = entry.mtime
+        self.mtime = entry.mtime
+        self.ctime = self.ctime or entry.mtime
         self.atime = max(self.atime or entry.mtime, entry.mtime)
         more = entry.more
         self.target, self.rdev, self.link, self.xattrs = more.target, more.rdev, more.link, dict(more.xattrs)
@@ -146,3 +150,16 @@ class WorkNode:
             parts.append(node.name)
             node = node.parent
         return tuple(reversed(parts)) if node.name == b"" else None
+
+
+def mark_above(where: WorkNode | None) -> None:
+    """Something below `where` is changed."""
+    while where is not None and not where.below:
+        where.below = True
+        where = where.parent
+
+
+def need_directory(node: WorkNode) -> None:
+    """Refused(ENOTDIR) unless it is one."""
+    if node.kind != Kind.DIR:
+        raise Refused(errno.ENOTDIR)

@@ -97,7 +97,15 @@ class RebaseRecord(msgspec.Struct, array_like=True, frozen=True, tag="rebase"):
     commit: str
 
 
-Record = FileRecord | MakeRecord | RemoveRecord | MoveRecord | LinkRecord | AttributesRecord | RebaseRecord
+class TryRecord(msgspec.Struct, array_like=True, frozen=True, tag="try"):
+    """A commit was written that holds the records up to number `upto`, and the branch is being moved to it. If it is
+    in the branch's history, they are done."""
+
+    commit: str
+    upto: int
+
+
+Record = FileRecord | MakeRecord | RemoveRecord | MoveRecord | LinkRecord | AttributesRecord | RebaseRecord | TryRecord
 
 _ENCODE = msgspec.msgpack.Encoder().encode
 _DECODE = msgspec.msgpack.Decoder(Record).decode

@@ -21,6 +21,7 @@ from vfsd.worktree.records import (
     Record,
     RemoveRecord,
     Stored,
+    TryRecord,
     decode_record,
 )
 from vfsd.worktree.staging import StagedFile
@@ -41,10 +42,11 @@ def replay(tree: Worktree, follow: Callable[[str], None] | None = None) -> int:
             record = decode_record(data)
             tree.replayed_time = getattr(record, "time", 0)
             try:
-                if not isinstance(record, RebaseRecord):
+                if isinstance(record, RebaseRecord):
+                    if follow is not None:
+                        follow(record.commit)
+                elif not isinstance(record, TryRecord):
                     _apply(tree, record, seq)
-                elif follow is not None:
-                    follow(record.commit)
             except (Refused, NotFound) as error:
                 log.warning("%s/%s: journal record %d does not apply: %s", tree.row.repo, tree.row.branch, seq, error)
     finally:

@@ -22,6 +22,7 @@ def writable(tree: Worktree, node: WorkNode) -> StagedFile:
     """The file's bytes, to be changed; NotCached when they must be copied first, because a commit reads them."""
     file = node.file
     if file is None:
+        node.closed_mtime = node.mtime
         base = content_of(node.entry) if node.entry is not None and node.entry.size else None
         file = node.file = StagedFile(tree.staging, base, tree.row.id)
     elif file.frozen or (file.is_closed and file.is_small):
@@ -36,16 +37,20 @@ def replace(tree: Worktree, node: WorkNode, file: StagedFile) -> None:
     old, node.file = node.file, file
     if old is not None:
         _keep_closed(tree, node, old)
+    else:
+        node.closed_mtime = node.mtime
 
 
 def _keep_closed(tree: Worktree, node: WorkNode, old: StagedFile) -> None:
     """`old` is not written any more: a commit may hold it if it was closed so; else nobody needs it."""
+    assert node.file is not None
     if not old.is_closed:
+        node.file.is_journalled = old.is_journalled  # the journal knows the file, though not these bytes
         tree.drop(old)
         return
     if node.closed is not None:
         tree.drop(node.closed)
-    node.closed = old
+    node.closed, node.closed_mtime = old, node.mtime
 
 
 def close(tree: Worktree, node: WorkNode) -> None:

@@ -21,7 +21,8 @@ from vfsd.repo.directory import entries, lookup
 from vfsd.repo.links import new_link
 from vfsd.repo.nodes import NodeSource
 from vfsd.worktree import links, versions
-from vfsd.worktree.node import Removed, WorkNode
+from vfsd.worktree.forgotten import Forgotten
+from vfsd.worktree.node import Removed, WorkNode, mark_above, need_directory
 from vfsd.worktree.records import (
     Attributes,
     AttributesRecord,
@@ -72,8 +73,10 @@ class Worktree:
         self.names_epoch = 0
         self._salt = os.urandom(16)
         self._numbered: dict[int, int] = {}  # link number → inode number that the file had before
+        self.forgotten = Forgotten()
         self.replaying = False
         self.is_detached, self.replayed_time = False, 0  # detached: the branch is deleted or opened anew without this
+        self.is_abandoned = False  # nobody brings its changes back: what is not open has no bytes any more
         self.moment = 0  # when the operation under way began: what all names and directories in it get
         self.root = WorkNode(self, next(numbers), Kind.DIR, b"", None)
         self.root.adopt(root)
@@ -83,7 +86,7 @@ class Worktree:
 
     def lookup(self, parent: WorkNode, name: bytes) -> WorkNode | None:
         """The inode under a name, or None."""
-        _need_directory(parent)
+        need_directory(parent)
         node = parent.children.get(name)
         if node is not None or name in parent.removed or parent.tree is None:
             return node
@@ -98,10 +101,12 @@ class Worktree:
             node.links.append((parent, entry.name))
             node.unseen = max(0, node.unseen - 1)
             if node.changed:
-                _mark_above(parent)  # the change is one of this name too
+                mark_above(parent)  # the change is one of this name too
         else:
-            known = self._numbered.get(link) or links.inode_number(self._salt, link) if link and not node else 0
+            number, ctime = self.forgotten.take(parent, entry.name)
+            known = self._numbered.get(link) or links.inode_number(self._salt, link) if link and not node else number
             node = WorkNode(self, known or next(self._numbers), entry.kind, entry.name, parent)
+            node.ctime = ctime
             node.adopt(entry)
             node.placed = True
             if link:
@@ -141,6 +146,7 @@ class Worktree:
             del self.linked[node.link]
         for parent, name in node.names():
             if parent.children.get(name) is node:
+                self.forgotten.keep(parent, name, node)
                 del parent.children[name]
                 if not parent.lookups:
                     self.forget(parent)
@@ -157,7 +163,7 @@ class Worktree:
             raise Refused(errno.ENAMETOOLONG)
         if self.lookup(parent, name) is not None:
             raise Refused(errno.EEXIST)
-        self._need_linked(parent)
+        self._path(parent)
         node = WorkNode(self, next(self._numbers), kind, name, None)
         node.mode, node.uid, node.gid, node.target, node.rdev = mode & 0o7777, uid, gid, target, rdev
         if parent.mode & 0o2000:
@@ -190,7 +196,7 @@ class Worktree:
         """Remove an empty directory; its inode."""
         self.moment = self.now()
         node = self._existing(parent, name)
-        _need_directory(node)
+        need_directory(node)
         if not self.is_empty(node):
             raise Refused(errno.ENOTEMPTY)
         self.record(RemoveRecord((*self._path(parent), name), self.moment))
@@ -206,7 +212,7 @@ class Worktree:
             raise Refused(errno.ENAMETOOLONG)
         if self.lookup(parent, name) is not None:
             raise Refused(errno.EEXIST)
-        self._need_linked(parent)
+        self._path(parent)
         path = node.path()
         if path is None:
             raise Refused(errno.ENOENT)
@@ -231,7 +237,7 @@ class Worktree:
         if len(new) > MAX_NAME:
             raise Refused(errno.ENAMETOOLONG)
         other = self.lookup(to, new)
-        self._need_linked(to)
+        self._path(to)
         check_rename(node, parent, other, to, flags, self.is_empty)
         if other is node:
             return None
@@ -437,17 +443,27 @@ class Worktree:
     def _touch(self, node: WorkNode) -> None:
         node.changed = next(self._changes)
         for where in (node.parent, *(parent for parent, _ in node.links)):
-            _mark_above(where)
+            mark_above(where)
         self.on_change()
 
+    def abandon(self) -> None:
+        """Its changes are not wanted any more, and the journal has dropped them: their bytes go, those of open files
+        once they are closed."""
+        self.is_detached = self.is_abandoned = True
+        todo = [self.root]
+        while todo:
+            node = todo.pop()
+            todo += node.children.values()
+            self._discard_unused(node)
+
     def _discard_unused(self, node: WorkNode) -> None:
-        if node.parent is None and node is not self.root and not node.opens and not node.lookups:
+        unnamed = node.parent is None and node is not self.root and not node.lookups
+        if (unnamed or self.is_abandoned) and not node.opens:
             self._discard(node)
 
     def _discard(self, node: WorkNode) -> None:
         """An inode without a name and without users: its bytes go."""
-        for file in {node.file, node.closed} - {None}:
-            assert file is not None
+        for file in filter(None, {node.file, node.closed}):
             self.drop(file)
         node.file = node.closed = None
 
@@ -470,10 +486,6 @@ class Worktree:
             raise Refused(errno.ENOENT)
         return node
 
-    def _need_linked(self, parent: WorkNode) -> None:
-        if parent.path() is None:
-            raise Refused(errno.ENOENT)
-
     def _path(self, node: WorkNode) -> tuple[bytes, ...]:
         path = node.path()
         if path is None:
@@ -486,15 +498,3 @@ class Worktree:
         node.set_attributes(attributes)
         node.ctime = node.mtime
         self._touch(node)
-
-
-def _mark_above(where: WorkNode | None) -> None:
-    """Something below `where` is changed."""
-    while where is not None and not where.below:
-        where.below = True
-        where = where.parent
-
-
-def _need_directory(node: WorkNode) -> None:
-    if node.kind != Kind.DIR:
-        raise Refused(errno.ENOTDIR)
