@@ -118,7 +118,7 @@ def seaweedfs() -> Iterator[S3Server]:
             *(weed, "-logtostderr=true", "server", f"-dir={folder}/data", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"),
             *(f"-master.port={master}", f"-volume.port={volume}", "-filer", f"-filer.port={filer}"),
             *("-s3", f"-s3.port={s3}", f"-s3.config={folder}/s3.json", "-s3.port.iceberg=0", "-s3.port.lance=0"),
-            *("-master.telemetry=false", "-master.volumeSizeLimitMB=64", "-volume.max=100"),
+            *("-master.telemetry=false", "-master.volumeSizeLimitMB=64", "-volume.max=1000"),
         ]
         try:
             with process(command, folder / "log", GOMEMLIMIT="200MiB") as running:

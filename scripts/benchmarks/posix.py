@@ -189,6 +189,7 @@ def main() -> None:
     asked = _read_arguments()
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _ended)
+    asked.folder.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix="vfsd-bench-", dir=asked.folder)).resolve()
     bench = None
     try:

@@ -53,13 +53,12 @@ class Rig:
 
 
 @contextmanager
-def rig() -> Iterator[Rig]:
-    """A mounted node, gone afterwards."""
+def bare_rig() -> Iterator[Rig]:
+    """A node with an empty store, not mounted, gone afterwards."""
     folder = Path(tempfile.mkdtemp(prefix="vfsd-bench-"))
     found = Rig(folder)
     try:
         found.run("init")
-        found.run("mount", found.mnt)
         yield found
     finally:
         subprocess.run(
@@ -67,6 +66,14 @@ def rig() -> Iterator[Rig]:
             check=False,
         )  # fmt: skip
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def rig() -> Iterator[Rig]:
+    """A mounted node, gone afterwards."""
+    with bare_rig() as found:
+        found.run("mount", found.mnt)
+        yield found
 
 
 def machine() -> str:

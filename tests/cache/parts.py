@@ -7,7 +7,7 @@ from pathlib import Path
 
 from vfsd.model.entry import Chunk, Place
 from vfsd.model.ids import ChunkId, hash_bytes
-from vfsd.store.api import ObjectStore
+from vfsd.store.api import ObjectStore, Plain
 from vfsd.store.blob import container_key, encode_blob
 from vfsd.store.pack import CHUNK, PackBuilder
 
@@ -28,7 +28,7 @@ def store_chunks(store: ObjectStore, count: int, size: int, seed: int = 0) -> li
     return chunks
 
 
-def is_right(chunk: Chunk, data: bytes) -> bool:
+def is_right(chunk: Chunk, data: Plain) -> bool:
     return hash_bytes(data) == chunk.id
 
 

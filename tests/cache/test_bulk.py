@@ -102,7 +102,7 @@ def test_a_pack_comes_with_a_request_for_each_range(
     assert found == Fetched(600, 600 * 50 * KIB, 2)
     assert store.total().requests == 2
     assert (sum(count for count, _ in told), sum(size for _, size in told)) == (600, 600 * 50 * KIB)
-    assert all(is_right(chunk, cache.at_hand(chunk)) for chunk in chunks)
+    assert all(is_right(chunk, cache.at_hand([chunk])[0]) for chunk in chunks)
     assert fetcher.fetch(chunks) == Fetched()
     assert store.total().requests == 2
 
@@ -122,7 +122,7 @@ def test_what_was_warmed_is_on_disk_after_a_restart(store: CountingStore, index:
         assert held(folder) == 200 * 50 * KIB
     store.reset()
     with closing(ChunkCache(store, index, str(folder), memory_limit=0)) as cache:
-        assert all(is_right(chunk, cache.at_hand(chunk)) for chunk in chunks)
+        assert all(is_right(chunk, cache.at_hand([chunk])[0]) for chunk in chunks)
     assert store.total().requests == 0
 
 
@@ -131,7 +131,7 @@ def test_without_a_disk_chunks_come_to_memory(store: CountingStore, index: Index
     cache = ChunkCache(store, index, None)
     cache.fetch(chunks)
     store.reset()
-    assert all(is_right(chunk, cache.at_hand(chunk)) for chunk in chunks)
+    assert all(is_right(chunk, cache.at_hand([chunk])[0]) for chunk in chunks)
 
 
 # At the same time
@@ -267,7 +267,7 @@ def test_chunks_of_an_object_that_is_gone_are_found_by_the_index(
         [PlaceRow(chunk.id, chunk.place.container, chunk.place.offset, chunk.place.length) for chunk in chunks]
     )
     cache.fetch(stale)
-    assert all(is_right(chunk, cache.at_hand(chunk)) for chunk in stale)
+    assert all(is_right(chunk, cache.at_hand([chunk])[0]) for chunk in stale)
 
 
 def test_a_store_that_is_away_ends_it_and_can_be_asked_again(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -282,3 +282,59 @@ def test_a_store_that_is_away_ends_it_and_can_be_asked_again(index: Index, monke
         assert len(store.requests) < 200
         store.plan = lambda request: None
         assert fetcher.fetch(chunks).chunks == 180
+
+
+# One large request
+
+
+def large(store: CountingStore, count: int = 40, seed: int = 0) -> list[Chunk]:
+    """Chunks that lie together, 4 MB of them."""
+    return store_chunks(store, count, 100_000, seed)
+
+
+def test_what_came_with_one_large_request_is_in_memory_and_on_disk(
+    store: CountingStore, index: Index, tmp_path: Path
+) -> None:
+    chunks = large(store)
+    with closing(ChunkCache(store, index, str(tmp_path / "cache"))) as cache:
+        cache.bring(chunks)
+        assert all(map(is_right, chunks, cache.at_hand(chunks)))
+    store.reset()
+    with closing(ChunkCache(store, index, str(tmp_path / "cache"))) as cache:
+        assert all(is_right(chunk, cache.get(chunk)) for chunk in chunks)
+    assert not store.traffic()
+    assert held(tmp_path / "cache") < 4_000_000 + 100 * KIB
+
+
+def test_a_read_through_piece_makes_room_for_the_next_ones(store: CountingStore, index: Index) -> None:
+    cache = ChunkCache(store, index, None, memory_limit=1 << 30)
+    packs = [large(store, seed=seed) for seed in range(6)]
+    for chunks in packs:
+        cache.bring(chunks)
+        assert all(map(is_right, chunks, cache.at_hand(chunks)))
+    assert [not cache.lacking(chunks) for chunks in packs] == [False] * 4 + [True] * 2
+
+
+def test_a_piece_of_which_something_was_not_read_stays(store: CountingStore, index: Index) -> None:
+    cache = ChunkCache(store, index, None, memory_limit=1 << 30)
+    packs = [large(store, seed=seed) for seed in range(6)]
+    for chunks in packs:
+        cache.bring(chunks)
+        for _ in range(3):
+            cache.at_hand(chunks[1:])
+    assert not any(cache.lacking(chunks) for chunks in packs)
+
+
+def test_damage_in_a_large_request_is_told_to_who_reads_it_and_nobody_else(index: Index, tmp_path: Path) -> None:
+    inner = MemoryStore()
+    chunks = large(CountingStore(inner))
+    key = container_key(chunks[0].place.container)
+    content = bytearray(inner.get(key)[0])
+    content[chunks[7].place.offset + 50] ^= 1
+    inner.put(key, content)
+    with closing(ChunkCache(inner, index, str(tmp_path / "cache"))) as cache:
+        with pytest.raises(Damaged):
+            cache.bring(chunks)
+        assert all(is_right(chunk, cache.get(chunk)) for chunk in chunks if chunk is not chunks[7])
+        with pytest.raises(Damaged):
+            cache.get(chunks[7])

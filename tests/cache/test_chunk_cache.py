@@ -54,7 +54,7 @@ def test_a_chunk_is_read_from_the_store_once(store: CountingStore, index: Index)
     cache = ChunkCache(store, index, None)
     assert cache.cached(chunk) is None
     assert is_right(chunk, cache.get(chunk))
-    assert cache.get(chunk) == cache.cached(chunk) == cache.at_hand(chunk)
+    assert cache.get(chunk) == cache.cached(chunk) == cache.at_hand([chunk])[0]
     assert store.traffic()["get_range"].requests == 1
 
 
@@ -62,10 +62,10 @@ def test_what_is_not_at_hand_says_how_to_load_it(store: CountingStore, index: In
     (chunk,) = store_chunks(store, 1, 5 * KIB)
     cache = ChunkCache(store, index, None)
     with pytest.raises(NotCached) as missed:
-        cache.at_hand(chunk)
+        cache.at_hand([chunk])[0]
     assert missed.value.key == chunk.id
     missed.value.load()
-    assert is_right(chunk, cache.at_hand(chunk))
+    assert is_right(chunk, cache.at_hand([chunk])[0])
 
 
 def test_memory_keeps_what_was_used_last_within_its_limit(store: CountingStore, index: Index) -> None:
@@ -79,8 +79,9 @@ def test_memory_keeps_what_was_used_last_within_its_limit(store: CountingStore, 
 
 
 def test_a_hit_costs_at_most_one_statement_and_a_miss_little_more(
-    store: CountingStore, index: Index, folder: Path
+    store: CountingStore, index: Index, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(disk, "UNTOLD", 500)
     chunks = store_chunks(store, 2000, 1 * KIB)
     seen: list[str] = []
     index.file.connection.set_trace_callback(seen.append)
@@ -88,17 +89,17 @@ def test_a_hit_costs_at_most_one_statement_and_a_miss_little_more(
         seen.clear()
         for chunk in chunks:
             with pytest.raises(NotCached) as missed:
-                cache.at_hand(chunk)
+                cache.at_hand([chunk])[0]
             missed.value.load()
         looked = [statement for statement in seen if statement.startswith("SELECT id, segment")]
         assert len(looked) == 2000
         assert sum(statement.startswith("BEGIN") for statement in seen) <= 20
         seen.clear()
         for chunk in chunks[-500:]:
-            cache.at_hand(chunk)
+            cache.at_hand([chunk])[0]
         assert seen == [], "from memory"
         for chunk in chunks[:500]:
-            cache.at_hand(chunk)
+            cache.at_hand([chunk])[0]
         assert len(seen) == 500
 
 
@@ -106,7 +107,7 @@ def test_a_chunk_larger_than_the_memory_can_still_be_had(store: CountingStore, i
     (chunk,) = store_chunks(store, 1, 100 * KIB)
     cache = ChunkCache(store, index, None, memory_limit=10 * KIB)
     cache.get(chunk)
-    assert is_right(chunk, cache.at_hand(chunk))
+    assert is_right(chunk, cache.at_hand([chunk])[0])
 
 
 def test_threads_that_miss_one_chunk_at_once_share_one_read(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,7 +174,7 @@ def test_chunks_on_disk_survive_a_restart(store: CountingStore, index: Index, fo
             cache.get(chunk)
     store.reset()
     with closing(ChunkCache(store, index, str(folder))) as cache:
-        assert all(is_right(chunk, cache.at_hand(chunk)) for chunk in chunks)
+        assert all(is_right(chunk, cache.at_hand([chunk])[0]) for chunk in chunks)
     with closing(ChunkCache(store, index, str(folder))) as cache:
         assert all(is_right(chunk, cache.get(chunk)) for chunk in chunks)
     assert store.total().requests == 0
@@ -184,7 +185,7 @@ def test_chunks_on_disk_need_no_memory(store: CountingStore, index: Index, folde
     with closing(ChunkCache(store, index, str(folder), memory_limit=0)) as cache:
         for _ in range(3):
             assert all(is_right(chunk, cache.get(chunk)) for chunk in chunks)
-            assert all(is_right(chunk, cache.at_hand(chunk)) for chunk in chunks)
+            assert all(is_right(chunk, cache.at_hand([chunk])[0]) for chunk in chunks)
     assert store.traffic()["get_range"].requests == 50
 
 
@@ -198,7 +199,7 @@ def test_a_segment_that_is_being_filled_is_left_alone(store: CountingStore, inde
             assert len(files_in(folder)) == 2
         for chunk in chunks:
             assert is_right(chunk, cache.get(chunk))
-        assert all(is_right(chunk, cache.at_hand(chunk)) for chunk in chunks)
+        assert all(is_right(chunk, cache.at_hand([chunk])[0]) for chunk in chunks)
 
 
 def test_what_another_process_caches_is_at_hand_once_it_was_read(
@@ -213,7 +214,7 @@ def test_what_another_process_caches_is_at_hand_once_it_was_read(
         store.reset()
         assert cache.cached(chunks[0]) is None, "a file has to be opened, which may take a while"
         assert is_right(chunks[0], cache.get(chunks[0]))
-        assert all(is_right(chunk, cache.at_hand(chunk)) for chunk in chunks)
+        assert all(is_right(chunk, cache.at_hand([chunk])[0]) for chunk in chunks)
         assert store.total().requests == 0
 
 
@@ -244,7 +245,7 @@ def test_a_block_that_rotted_is_read_again_from_the_store(store: CountingStore, 
     with closing(ChunkCache(store, index, str(folder), memory_limit=0)) as cache:
         assert [cache.cached(chunk) is None for chunk in chunks] == [False, True, False]
         assert all(is_right(chunk, cache.get(chunk)) for chunk in chunks)
-        assert all(is_right(chunk, cache.at_hand(chunk)) for chunk in chunks)
+        assert all(is_right(chunk, cache.at_hand([chunk])[0]) for chunk in chunks)
     assert store.total().requests == 1
 
 
@@ -322,7 +323,7 @@ def test_deleting_the_folder_while_it_is_used_does_no_harm(store: CountingStore,
         for chunk in chunks:
             cache.get(chunk)
     with closing(ChunkCache(store, index, str(folder), disk_limit=8 * MIB)) as cache:
-        assert all(is_right(chunk, cache.at_hand(chunk)) for chunk in chunks)
+        assert all(is_right(chunk, cache.at_hand([chunk])[0]) for chunk in chunks)
 
 
 def test_a_lost_index_leaves_no_unknown_files(store: CountingStore, tmp_path: Path, folder: Path) -> None:

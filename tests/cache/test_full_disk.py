@@ -131,3 +131,16 @@ def test_an_index_without_room_is_read_through(
         index.file.connection.execute("PRAGMA max_page_count = 1000000")
         hits(store, cache, chunks)
         assert hits(store, cache, chunks) == len(chunks)
+
+
+def test_large_pieces_give_way_on_a_disk_that_is_smaller_than_the_limit(
+    store: CountingStore, index: Index, small: Path, chunks: list[Chunk], caplog: pytest.LogCaptureFixture
+) -> None:
+    with opened(store, index, small, 16 * MIB) as cache:
+        for at in range(0, 96, 24):
+            piece = chunks[at : at + 24]
+            cache.bring(piece)
+            assert all(map(is_right, piece, cache.at_hand(piece)))
+    with opened(store, index, small, 16 * MIB) as cache:
+        assert hits(store, cache, chunks) >= 20
+    assert caplog.records == []

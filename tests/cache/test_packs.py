@@ -16,7 +16,7 @@ from vfsd.cache import packs
 from vfsd.cache.chunk_cache import ChunkCache
 from vfsd.index.index import Index
 from vfsd.model.entry import Chunk
-from vfsd.model.errors import Damaged
+from vfsd.model.errors import Damaged, NotCached
 from vfsd.store.api import ObjectStore
 from vfsd.store.counting import CountingStore
 from vfsd.store.faulty import Fault, FaultyStore
@@ -86,6 +86,15 @@ def test_a_pack_of_several_ranges_comes_whole(tmp_path: Path, monkeypatch: pytes
             assert far.total().requests == requests
 
 
+def test_a_pack_with_a_long_directory_comes_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packs, "RANGE", 8 * KIB)
+    store, chunks = filled(1, 2000, 20)  # three times as much directory as chunks
+    far = Far(store)
+    with cache_of(far, tmp_path) as cache:
+        assert all(is_right(chunk, cache.get(chunk)) for chunk in chunks)
+    assert far.total().requests <= 30
+
+
 def test_single_reads_all_over_a_large_store_stay_single(tmp_path: Path) -> None:
     store, chunks = filled(40, 20, 10 * KIB)
     far = Far(store)
@@ -120,6 +129,17 @@ def test_chunks_are_read_alone_when_the_pack_has_no_directory(tmp_path: Path, en
     store.put(key, store.get(key)[0][: last.offset + last.length] + end)
     with cache_of(Far(store), tmp_path) as cache:
         assert all(is_right(chunk, cache.get(chunk)) for chunk in chunks)
+
+
+def test_a_pack_that_cannot_be_read_whole_is_not_tried_again_and_again(tmp_path: Path) -> None:
+    store, chunks = filled(1, 100, 10 * KIB)
+    (key,) = (stat.key for stat in store.list("packs/"))
+    last = chunks[-1].place
+    store.put(key, store.get(key)[0][: last.offset + last.length])
+    far = Far(store)
+    with cache_of(far, tmp_path) as cache:
+        assert all(is_right(chunk, cache.get(chunk)) for chunk in chunks)
+    assert far.total().received <= 3 * 100 * 10 * KIB
 
 
 def test_a_request_for_a_pack_that_fails_does_not_fail_the_reader(tmp_path: Path) -> None:
@@ -160,19 +180,44 @@ def test_what_is_damaged_of_a_run_is_named_and_the_rest_is_here(tmp_path: Path) 
     with cache_of(far, tmp_path) as cache:
         with pytest.raises(Damaged, match=key):
             cache.fetch(chunks)
-        assert all(cache.has(chunk) for chunk in chunks if chunk is not chunks[5])
+        assert cache.lacking(chunks) == [chunks[5]]
         assert far.total().requests == 2
     store.delete(key)
     with cache_of(far, tmp_path) as cache, pytest.raises(Damaged, match=key):
         cache.fetch(chunks)
 
 
-def test_the_pack_of_large_chunks_comes_later(tmp_path: Path) -> None:
-    store, chunks = filled(1, 30, MIB)
+def test_reads_here_and_there_in_large_files_move_only_what_is_read(tmp_path: Path) -> None:
+    store, chunks = filled(4, 400, 64 * KIB)
+    far = Far(store)
+    dice = random.Random(0)
+    with cache_of(far, tmp_path) as cache:
+        for _ in range(100):
+            at = dice.randrange(len(chunks) // 4) * 4
+            assert all(map(is_right, chunks[at : at + 4], cache.get_many(chunks[at : at + 4], small=False)))
+        assert far.total().requests <= 100
+        assert far.total().received <= 100 * 4 * (64 * KIB + 1)
+
+
+def test_a_pack_of_which_much_is_read_here_and_there_comes_whole(tmp_path: Path) -> None:
+    store, chunks = filled(1, 400, 64 * KIB)
+    far = Far(store)
+    random.Random(0).shuffle(chunks)
+    with cache_of(far, tmp_path) as cache:
+        for chunk in chunks:
+            assert is_right(chunk, cache.get(chunk, small=False))
+        assert far.total().requests <= 2 * packs.LARGE_ONES + packs.RANGES
+
+
+def test_what_a_read_lacks_comes_in_one_request(tmp_path: Path) -> None:
+    store, chunks = filled(1, 40, 10 * KIB)
     far = Far(store)
     with cache_of(far, tmp_path) as cache:
-        for number in (0, 1, 2, 3, 12, 21):  # the first four stand side by side
-            assert is_right(chunks[number], cache.get(chunks[number]))
-        assert far.total().received == 6 * (MIB + 1)
-        assert all(is_right(chunk, cache.get(chunk)) for chunk in reversed(chunks))
-        assert far.total().requests <= 6 + 8 + packs.RANGES
+        with pytest.raises(NotCached) as missed:
+            cache.at_hand(chunks[5:15], small=False)
+        missed.value.load()
+        assert all(map(is_right, chunks[5:15], cache.at_hand(chunks[5:15], small=False)))
+    assert far.total().requests == 1
+    with cache_of(far, tmp_path) as cache:
+        assert all(map(is_right, chunks[5:15], cache.get_many(chunks[5:15], small=False)))
+    assert far.total().requests == 1, "from the disk"

@@ -180,19 +180,19 @@ def test_snapshots_are_never_written(vfsd: Program, command: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", [["put", "FILE", "out/main/x"], ["cp", "texts/main/a", "out/main/a"], ["rm", "out/main/a"]]
+    "command", [["put", "FILE", "count/main/x"], ["cp", "texts/main/a", "count/main/a"], ["rm", "count/main/a"]]
 )
 def test_the_output_of_a_pipeline_is_not_for_users_to_write(vfsd: Program, command: list[str]) -> None:
     vfsd.put("texts/main/a", "a")
-    vfsd.ok("repo", "create", "out")
-    vfsd.ok("branch", "delete", "out/main")
+    vfsd.ok("repo", "create", "count")
+    vfsd.ok("branch", "delete", "count/main")
     with closing(open_store(str(vfsd.store))) as store:
-        Refs(store).create_branch("out", "main", None, 1, pipeline="count")
+        Refs(store).create_branch("count", "main", None, 1, pipeline="count")
     file = vfsd.file("a.txt")
-    refusal = "out/main is the output of pipeline count: only the pipeline writes to it"
+    refusal = "count/main is the output of pipeline count: only the pipeline writes to it"
     assert vfsd(*(file if word == "FILE" else word for word in command)).error == refusal
-    assert vfsd("branch", "delete", "out/main").error == refusal
-    assert vfsd.ok("branch", "inspect", "out/main", "--json").json["pipeline"] == "count"
+    assert vfsd("branch", "delete", "count/main").error == refusal
+    assert vfsd.ok("branch", "inspect", "count/main", "--json").json["pipeline"] == "count"
 
 
 def test_a_failed_put_changes_nothing(vfsd: Program, tmp_path: Path) -> None:
@@ -202,6 +202,12 @@ def test_a_failed_put_changes_nothing(vfsd: Program, tmp_path: Path) -> None:
 
 
 # get and cat
+
+
+def test_what_cannot_be_written_is_named_as_it_was_asked_for(vfsd: Program) -> None:
+    vfsd.put("texts/main/a", "a")
+    assert vfsd("get", "texts/main/a", "/proc/x").error == "/proc/x: No such file or directory"
+    assert vfsd("get", "texts/main/a", "").error == "LOCAL is empty: name a file or directory, or - for standard output"
 
 
 def test_a_file_is_written_where_it_is_told(vfsd: Program, tmp_path: Path) -> None:
@@ -329,8 +335,8 @@ def test_a_copy_shares_its_bytes(vfsd: Program, local: Path) -> None:
     vfsd.ok("repo", "create", "copies")
     size = sum(path.stat().st_size for path in vfsd.store.rglob("*") if path.is_file())
     vfsd.ok("cp", "texts/main/x", "copies/main")
-    assert sum(path.stat().st_size for path in vfsd.store.rglob("*") if path.is_file()) - size < 10_000
-    assert vfsd.ok("diff", "texts/main/x", "copies/main").text == ""
+    assert sum(path.stat().st_size for path in vfsd.store.rglob("*") if path.is_file()) - size < 20_000
+    assert vfsd.ok("diff", "texts/main/x", "copies/main").text == ""  # chunk lists may be stored again, bytes are not
     assert vfsd.ok("cat", "copies/main/sub/big").out == BIG
 
 

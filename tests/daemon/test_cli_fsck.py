@@ -15,6 +15,10 @@ import pytest
 
 from tests import servers
 from tests.daemon.program import Program
+from vfsd.model.commit import encode
+from vfsd.model.ids import GlobalId, JobId
+from vfsd.model.job import JobState
+from vfsd.pipeline.records import JobRecord, Standing
 
 SUMMARY = re.compile(
     r"nothing is wrong: (\d+) refs, (\d+) commits, (\d+) tree nodes, (\d+) (?:pointers to )?chunks,"
@@ -57,11 +61,13 @@ def test_damage_is_a_line_with_path_and_remedy_and_exit_1(filled: Program) -> No
     assert filled("fsck").code == 0
     done = filled("fsck", "--read-data")
     assert done.code == 1
-    (line,) = done.lines
+    line, repair, lost = done.lines
     key = packs(filled)[-1].relative_to(filled.store)
     where, rest = line.split(": ", 1)
     assert re.fullmatch("texts/main@[0-9a-f]{12}/a/big", where)
     assert re.fullmatch(rf"{key} .* is damaged at offset \d+: .*: copy {key} back .*", rest)
+    assert repair == f"no repair: {key} lacks 1 blob that the store has nowhere else, nor this node"
+    assert lost.startswith("lost: a/big in 2 commits, texts/main@")
     assert done.err == f"vfsd: 1 thing is wrong in file://{filled.store}\n"
 
 
@@ -78,7 +84,7 @@ def test_names_of_any_bytes_are_named(filled: Program) -> None:
     filled.put(f"texts/main/{path}", random.Random(2).randbytes(900_000))
     packs(filled)[-2].unlink()
     done = filled("fsck")
-    assert len(done.lines) == 1 and r"/\xff\n: packs/" in done.lines[0]
+    assert r"/\xff\n: packs/" in done.lines[0] and done.lines[-1].startswith(r"lost: \xff\n in ")
     facts = filled("fsck", "--json")
     assert facts.code == 1
     assert "where_b64" in facts.json["problems"][0]
@@ -103,11 +109,18 @@ def test_a_spec_that_names_nothing_is_an_error_of_its_own(filled: Program) -> No
 def test_pipelines_and_the_records_of_jobs_are_looked_at(filled: Program) -> None:
     spec = {"pipeline": {"name": "p"}, "transform": {"cmd": ["true"]}, "input": {"pfs": {"repo": "texts", "glob": "/"}}}
     filled.ok("pipeline", "create", "-f", filled.file("p.json", json.dumps(spec)))
-    before = int(SUMMARY.findall(filled.ok("fsck").text)[0][0])
-    for key in ("pipelines/p/head", "jobs/p/" + "0" * 32):
+    record = JobRecord(
+        id=JobId("0" * 32), pipeline="p", version=1, state=JobState.RUNNING, global_id=GlobalId("0" * 32), inputs=(),
+        created=1,
+    )  # fmt: skip
+    standing = encode(Standing(nonce="n", epoch=1, record=record))
+    filled.file("store/pipelines/p/job", standing.decode())
+    before = int(SUMMARY.findall(filled.ok("fsck").text)[0][0]) - 1
+    keys = ["pipelines/p/head", "pipelines/p/job", "jobs/p/" + "0" * 32]
+    for key in keys:
         filled.file(f"store/{key}", "rot")
     done = filled("fsck")
-    assert [line.split(": ")[0] for line in done.lines] == ["pipelines/p/head", "jobs/p/" + "0" * 32]
+    assert [line.split(": ")[0] for line in done.lines] == keys
     assert before == 5 + 4  # the pipeline's head and version, its repo and branch
 
 
@@ -152,4 +165,77 @@ def test_a_bucket_is_checked_in_the_same_way(s3_url: str, tmp_path: Path, seawee
     s3.delete_object(Bucket=servers.BUCKET, Key=pack)
     done = program("fsck")
     assert done.code == 1 and re.match(r"texts/main@[0-9a-f]{12}/a/big: packs/\S+ is gone", done.text)
+    s3.close()
+
+
+# Repair
+
+
+def test_repair_does_what_fsck_said_that_it_would(filled: Program) -> None:
+    filled.put("texts/main/c/d", "b")  # a commit that brings no chunk
+    commits = sorted((filled.store / "commits").iterdir(), key=lambda path: path.stat().st_mtime)
+    commits[-1].unlink()
+    done = filled("fsck")
+    assert done.code == 1 and any(line.startswith(f"repair: commits/{commits[-1].name}") for line in done.lines)
+    assert not commits[-1].exists()
+    done = filled.ok("fsck", "--repair")
+    assert "checked again" in done.lines and SUMMARY.fullmatch(done.lines[-1])
+    assert filled.ok("cat", "texts/main/c/d").text == "b"
+    assert SUMMARY.fullmatch(filled.ok("fsck", "--repair").text.strip())
+    assert filled("fsck", "--rewind").code == 2
+
+
+def test_a_commit_that_is_there_again_but_for_some_bytes_stays_a_problem_until_these_are(filled: Program) -> None:
+    commits = sorted((filled.store / "commits").iterdir(), key=lambda path: path.stat().st_mtime)
+    data = commits[-1].read_bytes()
+    commits[-1].unlink()
+    done = filled("fsck", "--repair")
+    assert done.code == 1 and "1 blobs in its object were nowhere when it was repaired" in done.text
+    assert filled("fsck").code == 1 and filled("cat", "texts/main/b").code == 1
+    assert filled.ok("cat", "texts/main/a/big").out == BIG
+    commits[-1].write_bytes(data)
+    assert filled("fsck", "--read-data").code == 0
+
+
+def test_what_cannot_be_repaired_is_told_by_paths_in_text_and_in_json(filled: Program) -> None:
+    flip(packs(filled)[-1], 500_000)
+    done = filled("fsck", "--read-data", "--repair")
+    assert done.code == 1
+    assert any(re.match(r"lost: a/big in 2 commits, texts/main@\w+ to texts/main@\w+", line) for line in done.lines)
+    facts = filled("fsck", "--read-data", "--repair", "--json").json
+    (lost,) = facts["lost"]
+    assert (lost["path"], lost["commits"]) == ("a/big", 2)
+    assert [step["done"] for step in facts["repairs"]] == [False] and len(facts["problems"]) == 1
+
+
+def test_a_node_whose_cache_has_the_bytes_repairs_the_bucket(
+    s3_url: str, tmp_path: Path, seaweedfs: servers.S3Server
+) -> None:
+    program = Program(tmp_path)
+    program.environ["VFSD_STORE"] = s3_url
+    program.ok("init")
+    program.ok("repo", "create", "texts")
+    program.put("texts/main/a/big", BIG)
+    program.ok("cache", "warm", "texts/main")
+    s3 = boto3.client(
+        "s3", endpoint_url=seaweedfs.endpoint, region_name="us-east-1",
+        aws_access_key_id=servers.ACCESS_KEY, aws_secret_access_key=servers.SECRET_KEY,
+    )  # fmt: skip
+    prefix = s3_url.removeprefix(f"s3://{servers.BUCKET}/")
+    listed = s3.list_objects_v2(Bucket=servers.BUCKET, Prefix=f"{prefix}/packs/")["Contents"]
+    pack = max(listed, key=lambda one: one["Size"])["Key"]
+    data = s3.get_object(Bucket=servers.BUCKET, Key=pack)["Body"].read()
+    for damage in ("flipped", "gone"):
+        if damage == "gone":
+            s3.delete_object(Bucket=servers.BUCKET, Key=pack)
+        else:
+            s3.put_object(Bucket=servers.BUCKET, Key=pack, Body=data[:500_000] + b"???" + data[500_003:])
+        (tmp_path / damage).mkdir()
+        stranger = Program(tmp_path / damage)
+        stranger.environ["VFSD_STORE"] = s3_url
+        assert any(line.startswith("lost: a/big") for line in stranger("fsck", "--read-data", "--repair").lines)
+        assert SUMMARY.fullmatch(program.ok("fsck", "--read-data", "--repair").lines[-1])
+        assert SUMMARY.fullmatch(stranger.ok("fsck", "--read-data").text.strip())
+    kept = s3.list_objects_v2(Bucket=servers.BUCKET, Prefix=f"{prefix}/aside/")["Contents"]
+    assert len(kept) == 1 and kept[0]["Key"].endswith(pack.removeprefix(f"{prefix}/"))
     s3.close()

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vfsd.daemon.output import name_facts, print_json_list, print_table, shown_name, shown_size, shown_time
+from vfsd.daemon.output import name_facts, print_json_list, print_table, shown_size, shown_time
+from vfsd.model.shown import shown_name
 
 NAMES = st.binary(min_size=1, max_size=20) | st.text(min_size=1, max_size=20).map(
     lambda text: text.encode(errors="surrogatepass")

@@ -41,7 +41,7 @@ async def running(vfsd: Program) -> AsyncIterator[Running]:
     shop = Workshop(vfsd.folder, store, str(node / "index.sqlite"))
 
     async def status(_: dict[str, Any]) -> dict[str, Any]:
-        return {"state": "running"}
+        return {"state": "running", "sandbox": "bubblewrap"}
 
     try:
         async with shop.service() as service, trio.open_nursery() as nursery:
@@ -72,13 +72,16 @@ def test_a_pipeline_is_created_listed_and_inspected(vfsd: Program) -> None:
     assert done.text == "created pipeline copy, version 1: texts/main:/* -> copy/main\n"
     facts = vfsd.ok("pipeline", "inspect", "copy", "--json").json
     assert (facts["id"], facts["version"], facts["state"], facts["description"]) == ("copy", 1, "running", "copies")
-    assert facts["input"] == {"repo": "texts", "branch": "main", "name": "texts", "glob": "/*"}
+    (given,) = facts["inputs"]
+    assert given == {
+        "repo": "texts", "branch": "main", "name": "texts", "glob": "/*", "schedule": None, "trigger": None,
+    }  # fmt: skip
     assert facts["output"] == {"repo": "copy", "branch": "main"}
     assert facts["job"] is None
     assert facts["spec"]["transform"]["cmd"] == ["sh", "-ec", COPY]
-    del facts["spec"]
+    del facts["spec"], facts["ticks"]
     assert vfsd.ok("pipeline", "list", "--json").json == [facts]
-    assert vfsd.ok("pipeline", "list").lines[0].split()[:4] == ["copy", "1", "running", "texts/main:/*"]
+    assert vfsd.ok("pipeline", "list").lines[0].split()[:5] == ["copy", "1", "transform", "running", "texts/main:/*"]
     assert "output       copy/main" in vfsd.ok("pipeline", "inspect", "copy").lines
     assert "copy" in [repo["id"] for repo in vfsd.ok("repo", "list", "--json").json]
 
@@ -144,6 +147,7 @@ def test_what_is_not_there_is_one_line(vfsd: Program, words: list[str], error: s
 def test_a_pipeline_is_updated_stopped_started_and_deleted(vfsd: Program) -> None:
     create(vfsd, spec())
     assert create(vfsd, spec(cmd="true"), command="update").text.startswith("updated pipeline copy, version 2: ")
+    assert create(vfsd, spec(cmd="true"), command="update").text.startswith("pipeline copy is as it was, version 2: ")
     vfsd.ok("pipeline", "stop", "copy")
     assert vfsd.ok("pipeline", "inspect", "copy", "--json").json["state"] == "stopped"
     assert vfsd("pipeline", "run", "copy").error == "pipeline copy is stopped: `vfsd pipeline start copy` starts it"
@@ -152,6 +156,15 @@ def test_a_pipeline_is_updated_stopped_started_and_deleted(vfsd: Program) -> Non
     vfsd.ok("pipeline", "delete", "copy")
     assert vfsd.ok("pipeline", "list").text == ""
     vfsd.put("copy/main/mine", "now")
+
+
+def test_of_several_pipelines_those_that_were_made_before_one_fails_are_named(vfsd: Program) -> None:
+    create(vfsd, spec())
+    specs = [spec(name="first"), spec(), spec(name="third")]
+    done = vfsd("pipeline", "create", "-f", vfsd.file("several.json", json.dumps(specs)))
+    assert done.code == 1
+    assert done.text == "created pipeline first, version 1: texts/main:/* -> first/main\n"
+    assert done.err == "vfsd: pipeline copy exists already: `vfsd pipeline update` changes it\n"
 
 
 def test_users_cannot_write_to_an_output_branch(vfsd: Program) -> None:
@@ -209,7 +222,7 @@ async def test_text_says_what_json_says(vfsd: Program) -> None:
     row = vfsd.ok("datum", "list", short).lines[0].split()
     assert (row[0], row[1], row[3]) == (datum["id"][:12], "success", "texts:/a")
     assert f"state       {datum['state']}" in vfsd.ok("datum", "inspect", short, row[0]).lines
-    assert vfsd.ok("pipeline", "list").lines[0].split()[4:6] == [short, "success"]
+    assert vfsd.ok("pipeline", "list").lines[0].split()[5:7] == [short, "success"]
 
 
 async def test_jobs_are_listed_newest_first_and_skipped_datums_keep_their_logs(vfsd: Program) -> None:
@@ -282,7 +295,7 @@ def test_waiting_in_vain_is_refused(vfsd: Program) -> None:
     )
     vfsd.put("texts/main/a", "1")
     done = vfsd("job", "wait", "--pipeline", "copy")
-    assert (done.code, done.error) == (1, "nothing runs the pipelines of this store here: `vfsd mount` does")
+    assert (done.code, done.error) == (1, "nothing runs the pipelines of this store: `vfsd mount` does")
     vfsd.ok("pipeline", "stop", "copy")
     done = vfsd("job", "wait", "--pipeline", "copy")
     assert done.error == "pipeline copy is stopped: `vfsd pipeline start copy` starts it"
@@ -296,3 +309,19 @@ async def test_a_node_that_lost_its_index_lists_the_jobs_of_the_store(vfsd: Prog
     vfsd.environ["VFSD_STATE_DIR"] = str(vfsd.folder / "elsewhere")
     assert vfsd.ok("job", "list", "--json").json == before
     assert vfsd.ok("job", "logs", before[0]["id"]).lines[1:] == ["copying a"]
+
+
+def test_each_run_of_cron_makes_a_tick_of_its_own(vfsd: Program) -> None:
+    crons = [{"cron": {"name": name, "spec": "@never"}} for name in ("a", "b")]
+    create(vfsd, {**spec("timed", cmd="true"), "input": {"cross": crons}}, spec())
+    assert "timed  1  transform  running  cross(cron(@never), cron(@never))" in vfsd.ok("pipeline", "list").text
+    first = vfsd.ok("pipeline", "run-cron", "timed", "--json").json
+    assert [tick["repo"] for tick in first] == ["timed_a", "timed_b"]
+    for line, repo in zip(vfsd.ok("pipeline", "run-cron", "timed").lines, ("timed_a", "timed_b"), strict=True):
+        assert line.startswith(f"{repo}/main@")
+        assert [entry["name"] for entry in vfsd.ok("ls", f"{repo}/main", "--json").json] == [
+            first[0]["tick"], line.split()[1]
+        ]  # fmt: skip
+    assert "timed_a/main has the ticks of pipeline timed" in vfsd("rm", f"timed_a/main/{first[0]['tick']}").error
+    assert vfsd("pipeline", "run-cron", "copy").error == "pipeline copy has no cron input"
+    assert "pipeline timed reads or writes repo timed_a: " in vfsd("repo", "delete", "timed_a", "--yes").error

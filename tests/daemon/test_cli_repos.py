@@ -117,7 +117,7 @@ def test_a_branch_begins_empty_or_where_it_is_told(vfsd: Program) -> None:
         ("texts/try", "gone@~1", 1, "there is no branch gone in repo texts"),
         ("texts/try", "texts/gone", 1, "there is no branch gone in repo texts"),
         ("texts/try", "~1", 2, "of which branch? Say BRANCH@~1"),
-        ("texts/try", "other/main", 2, "a branch of texts begins at a commit of texts"),
+        ("texts/try", "other/main", 2, "a branch of texts has commits of texts"),
         ("texts/try", "texts/main/a", 2, "a commit is meant here"),
         ("texts/try", "ffffff", 1, "no commit of repo texts begins with ffffff"),
         ("texts/try", "main@~99", 1, "has only 0 ancestors"),
@@ -132,6 +132,80 @@ def test_a_branch_that_cannot_be_says_why(vfsd: Program, where: str, source: str
     done = vfsd("branch", "create", where, "--from", source)
     assert done.code == code
     assert said in done.error
+
+
+def test_a_branch_is_moved_forth_and_back(vfsd: Program) -> None:
+    first = vfsd.put("texts/main/a", "1")
+    second = vfsd.put("texts/main/a", "2")
+    vfsd.ok("branch", "create", "texts/live")
+    assert vfsd.ok("branch", "move", "texts/live", "--to", "main").text == f"texts/live stands at {second[:12]}\n"
+    assert vfsd.ok("branch", "move", "texts/live", "--to", "main@~1", "--json").json["commit"] == first
+    assert vfsd.ok("cat", "texts/live/a").out == b"1"
+    moved = vfsd.ok("branch", "inspect", "texts/live", "--json").json["moved"]
+    vfsd.ok("branch", "move", "texts/live", "--to", "live")
+    assert vfsd.ok("branch", "inspect", "texts/live", "--json").json["moved"] == moved
+
+
+def test_a_branch_is_not_moved_away_from_what_nothing_else_leads_to(vfsd: Program) -> None:
+    vfsd.put("texts/main/a", "1")
+    last = vfsd.put("texts/main/a", "2")
+    done = vfsd("branch", "move", "texts/main", "--to", "main@~1")
+    assert done.code == 1
+    assert done.error == (
+        f"texts/main stands at {last[:12]}, to which nothing else leads: `vfsd tag create` keeps that, --force gives"
+        " it up"
+    )
+    vfsd.ok("tag", "create", "texts/main", "last")
+    vfsd.ok("branch", "move", "texts/main", "--to", "main@~1")
+    vfsd.ok("tag", "delete", "texts", "last")
+    vfsd.ok("branch", "move", "texts/main", "--to", last)
+    vfsd.ok("branch", "move", "texts/main", "--to", "main@~1", "--force")
+    assert vfsd.ok("cat", "texts/main/a").out == b"1"
+    said = vfsd("branch", "move", "texts/main", "--to", "other/main").error
+    assert said == "--to 'other/main': a branch of texts has commits of texts; `vfsd cp` copies"
+
+
+def test_a_branch_is_given_a_trigger_and_rid_of_it(vfsd: Program) -> None:
+    vfsd.put("texts/main/a", "1")
+    done = vfsd.ok("branch", "trigger", "texts/slow", "--on", "main", "--size", "10M", "--commits", "5", "--all")
+    assert done.text == "texts/slow follows main: 10M more and 5 commits\n"
+    assert "trigger on main: 10M more and 5 commits" in vfsd.ok("branch", "list", "texts").text
+    assert "written by  trigger on main: 10M more and 5 commits" in vfsd.ok("branch", "inspect", "texts/slow").lines
+    facts = vfsd.ok("branch", "inspect", "texts/slow", "--json").json["trigger"]
+    assert facts == {
+        "branch": "main", "all": True, "size": "10M", "commits": 5, "rate_limit_spec": "", "cron_spec": "",
+    }  # fmt: skip
+    assert vfsd("put", "-", "texts/slow/a", stdin=b"x").error == (
+        "texts/slow is moved by its trigger to where main is: write to that"
+    )
+    vfsd.ok("branch", "move", "texts/slow", "--to", "main")
+    assert vfsd.ok("branch", "trigger", "texts/slow", "--off").text == "texts/slow has no trigger\n"
+    vfsd.put("texts/slow/b", "2")
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["--on", "main"], 2, "the trigger of texts/t: give one of size, commits, rate_limit_spec and cron_spec"),
+        (["--on", "main", "--size", "much"], 2, "the trigger of texts/t: size: 'much' is no size: write it as 512Mi"),
+        (["--on", "main", "--commits", "-1"], 2, "commits: -1 is no number of commits to wait for"),
+        (["--on", "main", "--cron", "* *"], 2, "cron_spec: '* *' is no schedule"),
+        (["--on", "main", "--rate-limit", "1h"], 2, "rate_limit_spec: '1h' is no schedule"),
+        (["--on", "t", "--commits", "1"], 2, "branch: branch t cannot wait for itself"),
+        (["--on", "a/b", "--commits", "1"], 2, "branch: branch 'a/b': '/' may not stand in a name"),
+        (["--on", "gone", "--commits", "1"], 1, "there is no branch gone in repo texts"),
+        ([], 2, "give --on BRANCH and when, or --off alone"),
+        (["--off", "--commits", "1"], 2, "give --on BRANCH and when, or --off alone"),
+        (["--off"], 1, "there is no branch t in repo texts"),
+    ],
+)
+def test_a_trigger_that_cannot_be_says_why_and_makes_nothing(
+    vfsd: Program, words: list[str], code: int, said: str
+) -> None:
+    done = vfsd("branch", "trigger", "texts/t", *words)
+    assert done.code == code
+    assert said in done.err
+    assert [branch["name"] for branch in vfsd.ok("branch", "list", "texts", "--json").json] == ["main"]
 
 
 def test_branches_are_listed_with_the_last_moved_first(vfsd: Program) -> None:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import random
 import shutil
 import sqlite3
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests import servers
 from tests.daemon.program import Program
+from tests.servers import BUCKET, S3Server
+from tests.store.gateway import Answer, Request, gateway_to
 
 
 def index_file(program: Program) -> Path:
@@ -25,6 +30,27 @@ def test_a_new_store_says_what_it_is(bare: Program) -> None:
     assert facts["shared"] is True and facts["problems"] == []
     assert json.loads((bare.store / "format").read_text())["id"] == facts["id"]
     assert bare.ok("repo", "list", "--json").json == []
+
+
+def test_a_store_is_cut_into_chunks_of_the_size_that_it_was_made_with(bare: Program) -> None:
+    assert bare.ok("init", "--chunk-size", "8 KiB", "--json").json["chunk_size"] == 8192
+    bare.ok("repo", "create", "r")
+    bare.put("r/main/large", random.Random(0).randbytes(200_000))
+    assert 15 <= bare.ok("stat", "r/main/large", "--json").json["chunks"] <= 40
+
+
+@pytest.mark.parametrize(
+    ("size", "said"),
+    [
+        ("1KiB", "chunks of 1024 bytes: 4096 to 4194304 on average can be"),
+        ("8MiB", "chunks of 8388608 bytes: 4096 to 4194304 on average can be"),
+        ("apple", "'apple' is no size: say bytes, or KiB, MiB, GiB, TiB"),
+    ],
+)
+def test_a_size_that_chunks_cannot_have_is_refused(bare: Program, size: str, said: str) -> None:
+    done = bare("init", "--chunk-size", size)
+    assert (done.code, done.error) == (2, said)
+    assert not bare.store.exists()
 
 
 def test_a_store_is_not_made_twice(bare: Program) -> None:
@@ -161,3 +187,28 @@ def test_a_server_that_is_not_there_is_named(tmp_path: Path, s3_credentials: Non
     done = program.spawn("--store", "s3://some-bucket", "ls", VFSD_S3_ENDPOINT=endpoint)
     assert done.code == 1
     assert f"{endpoint} cannot be reached" in done.error
+
+
+def test_on_a_store_that_keeps_no_conditions_the_one_node_loses_nothing(
+    s3_credentials: None, moto: S3Server, bare: Program
+) -> None:
+    def careless(request: Request, ask: Callable[[], Answer]) -> Answer:
+        for condition in ("if-match", "if-none-match"):
+            request.headers.pop(condition, None)
+        return ask()
+
+    with gateway_to(moto) as gateway:
+        gateway.meddle = careless
+        bare.environ |= {"VFSD_STORE": f"s3://{BUCKET}/careless", "VFSD_S3_ENDPOINT": gateway.endpoint}
+        assert bare.ok("init", "--json").json["shared"] is False
+        bare.ok("repo", "create", "texts")
+        assert "exists already" in bare("repo", "create", "texts").error
+        files = [bare.file(f"f{number}", f"content {number}") for number in range(3)]
+        running = [
+            subprocess.Popen(bare.command("put", path, "texts/main/"), env=bare.environ, stdout=subprocess.DEVNULL)
+            for path in files
+        ]
+        assert [process.wait(60) for process in running] == [0] * len(files)
+        assert bare.ok("ls", "texts/main").lines == ["f0", "f1", "f2"]
+        assert "exists already" in bare("branch", "create", "texts/main").error
+        assert len(bare.ok("log", "texts/main").lines) == 3

@@ -48,6 +48,7 @@ def place(tmp_path: Path) -> Iterator[Place]:
         "VFSD_STATE_DIR": str(tmp_path / "state"),
         "VFSD_CACHE_DIR": str(tmp_path / "cache"),
     }
+    environ |= {name: os.environ[name] for name in ("PYTHONPATH",) if name in os.environ}  # which vfsd is tested
     found = Place(folder, environ)
     yield found
     for mountpoint in found.mountpoints():

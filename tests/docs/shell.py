@@ -68,10 +68,13 @@ def matches(shown: tuple[str, ...], printed: list[str]) -> bool:
     return re.fullmatch("".join(parts), "".join(line + "\n" for line in printed)) is not None
 
 
-def run_page(page: Path, folder: Path, environ: Mapping[str, str]) -> int:
-    """Run a page's examples in order, beginning in `folder`; how many. AssertionError names page and line."""
+def run_page(page: Path, folder: Path, environ: Mapping[str, str], *, typed: bool = False) -> int:
+    """Run a page's examples in order, beginning in `folder`; how many. AssertionError names page and line. typed: each
+    is a job of its own to lineage, as what somebody types is; the examples begin nothing in the background then."""
     count = 0
     with Bash(folder, environ) as bash:
+        if typed:
+            bash.type()
         for block in blocks(page):
             file = _FILE.search(block.info)
             if file:
@@ -100,6 +103,11 @@ class Bash:
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
 
+    def type(self) -> None:
+        """Go on as a shell that somebody types into, with a process group for each command."""
+        self._send("PS1= PS2= exec bash --norc --noprofile --noediting -i")
+        self.run("set +H -m; unset HISTFILE")  # and it has said that it has no terminal
+
     def __enter__(self) -> Bash:
         return self
 
@@ -117,12 +125,15 @@ class Bash:
 
     def run(self, command: str) -> tuple[int, list[str]]:
         """(exit code, lines that it printed on either output)."""
-        assert self._process.stdin is not None
         end = _END.decode()
-        self._process.stdin.write(f"{{\n{command}\n}} </dev/null\nprintf '{end}%d{end}' $?\n".encode())
-        self._process.stdin.flush()
+        self._send(f"{{\n{command}\n}} </dev/null\nprintf '{end}%d{end}' $?")
         text, code, _ = self._read(command).split(_END)
         return int(code), text.decode(errors="replace").splitlines()
+
+    def _send(self, text: str) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{text}\n".encode())
+        self._process.stdin.flush()
 
     def _read(self, command: str) -> bytes:
         assert self._process.stdout is not None

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
+import textwrap
 from pathlib import Path
 
 import pytest
 
 from tests import servers
 from tests.docs.conftest import Place
-from tests.docs.pages import DOCS, PAGES, Block, blocks
+from tests.docs.pages import DOCS, PAGES, TOP, Block, blocks
 from tests.docs.shell import check, examples, matches, run_page
 
 KINDS = {"console", "sh", "text", "toml", "json", "yaml", "python", "ini"}
 
 
-@pytest.mark.parametrize("page", ["tutorial", "reference"])
+@pytest.mark.parametrize("page", ["tutorial", "reference", "lineage"])
 def test_the_examples_of_a_page_do_what_it_shows(page: str, place: Place) -> None:
     assert run_page(DOCS / f"{page}.md", place.folder, place.environ)
 
@@ -22,6 +25,24 @@ def test_the_examples_of_a_page_do_what_it_shows(page: str, place: Place) -> Non
 def test_the_recipes_do_what_they_show(place: Place, moto: servers.S3Server) -> None:
     environ = {**place.environ, **servers.CREDENTIALS, "VFSD_S3_ENDPOINT": moto.endpoint, "BUCKET": servers.BUCKET}
     assert run_page(DOCS / "how-to.md", place.folder, environ)
+
+
+def test_the_readme_can_be_followed_word_by_word(place: Place) -> None:
+    page = TOP / "README.md"
+    use = page.read_text().partition("\n## Use it\n")[2].partition("\n## ")[0]
+    lines = textwrap.dedent("\n".join(line for line in use.splitlines() if line[:4].isspace() or not line)).strip()
+    activate, script = lines.split("\n", 1)
+    assert activate == ". .venv/bin/activate"
+    mountpoint = place.folder / "vfs"
+    script = script.replace("docs/*.md", f"{DOCS}/*.md").replace("/mnt/vfs", str(mountpoint))
+    shell = ["sh", "-eu", "-c", f"vfsd init\n{script}"]  # the default store is not for tests
+    done = subprocess.run(
+        shell, check=False, cwd=place.folder, env=place.environ, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert "first texts" in done.stdout
+    assert len(re.findall(r"^\d+ /pfs/texts/[\w-]+\.md$", done.stdout, re.MULTILINE)) == len(list(DOCS.glob("*.md")))
+    assert re.search(r"^longest/main@\w+/tutorial.md\n.*texts/main@\w+/tutorial.md$", done.stdout, re.MULTILINE)
 
 
 def test_an_example_that_prints_something_else_is_noticed(place: Place, tmp_path: Path) -> None:

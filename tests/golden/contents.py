@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from unittest import mock
 
+from tests.repo.collecting import HOUR, age, compact, drop, gc
 from vfsd.model.commit import Provenance, StoreFormat, encode
 from vfsd.model.entry import Entry, Extra, Kind, directory, special_digest, symlink_digest
 from vfsd.model.ids import GlobalId, JobId
+from vfsd.model.observation import READ, Folder, Observation, ObservedJob, Source, Writer, encode_observation
 from vfsd.repo import repository as repository_module
+from vfsd.repo.holds import Hold
 from vfsd.repo.repository import Committed, Repository
+from vfsd.repo.retention import KeepRules, Rules
 from vfsd.repo.tree import Path, Sub, apply, change_set
 from vfsd.repo.writer import BlobWriter
 from vfsd.store.api import ObjectStore
+from vfsd.store.memory import MemoryStore
 
 FORMAT = StoreFormat(
     id="00112233445566778899aabbccddeeff", created=1_700_000_000_000_000_000,
@@ -41,7 +46,21 @@ FIRST: dict[Path, bytes] = {
     (b"docs", b"linked-2"): b"one file, two names",
     (b"docs", b"derived"): b"written by a datum",
 }
+MOST: dict[Path, bytes] = {(b"docs", b"%d" % number): bytes([number]) + LARGE[number:] for number in range(5)}
+LEFT: dict[Path, bytes] = {(b"docs", b"left"): TEXT + HELLO}
+AGAIN: dict[Path, bytes] = {(b"docs", b"again"): random.Random("again").randbytes(3_000)}
+LATER: dict[Path, bytes] = {(b"later",): b"later"}
+COLLECTED = {"main": LEFT | LATER, "again": LEFT | AGAIN}
+HOLDER = "example:4711"
 COUNTS: dict[Path, bytes] = {(b"counts", b"hello"): b"1\n"}
+
+
+def lineage(commit: str) -> bytes:
+    """What was seen of those who wrote the last commit."""
+    folders = (Folder((), (b"hello.txt",)), Folder((b"docs",)))
+    source = Source("texts", "main", commit, changed=False, folders=folders)
+    writer = Writer("python train.py", (Folder((), (b"large.bin",)),))
+    return encode_observation(Observation((ObservedJob("sh run.sh", False, (source,), (writer,)),)))
 
 
 def _file(repository: Repository, writer: BlobWriter, name: bytes, data: bytes) -> Entry:
@@ -105,6 +124,7 @@ def _third(repository: Repository) -> repository_module.Build:
 def _commit(
     repository: Repository, repo: str, branch: str, number: int, change: repository_module.Build,
     provenance: tuple[Provenance, ...] = (), pipeline: str = "", job: JobId | None = None, gid: int | None = None,
+    lineage: bytes = b"",
 ) -> Committed:
     with (
         mock.patch.object(repository_module, "now_ns", lambda: START + number * 1_000_000_000),
@@ -113,6 +133,7 @@ def _commit(
         made = repository.commit(
             repo, branch, change, writer=writer, message=f"commit {number}: größer", author="a@example.org",
             global_id=GIDS[number if gid is None else gid], provenance=provenance, pipeline=pipeline, job=job,
+            lineage=lineage,
         )
     assert made is not None
     return made
@@ -138,7 +159,41 @@ def fill(repository: Repository) -> Iterator[Committed]:
     yield _commit(repository, "zählung", "main", 1, counts, (source,), "zählung", JOB, gid=0)
     yield _commit(repository, "texts", "main", 2, _second(repository))
     refs.create_tag("texts", "v1", first.commit.id, START, "the first")
-    yield _commit(repository, "texts", "main", 3, _third(repository))
+    seen = Provenance(repo="texts", branch="main", commit=first.commit.id, kind=READ)
+    yield _commit(repository, "texts", "main", 3, _third(repository), (seen,), lineage=lineage(first.commit.id))
+
+
+def collect(store: MemoryStore, repository: Repository) -> None:
+    """What dropping, compacting and collecting leave behind, in another store than `fill`."""
+    repository.refs.create_repo("texts", START)
+    repository.refs.create_branch("texts", "main", None, START)
+    first = _commit(repository, "texts", "main", 0, _written(repository, LEFT | MOST))
+    second = _commit(repository, "texts", "main", 1, _written(repository, dict.fromkeys(MOST)))
+    repository.create_branch("texts", "gone", second.commit.id, START)
+    third = _commit(repository, "texts", "gone", 2, _written(repository, AGAIN))
+    repository.refs.delete_branch("texts", "gone")
+    drop(repository, first.commit.id)
+    age(store, 2 * HOUR)
+    compact(repository)
+    gc(repository, grace=HOUR)
+    repository.create_branch("texts", "again", third.commit.id, START)  # of what is condemned
+    _commit(repository, "texts", "main", 3, _written(repository, LATER), lineage=lineage(second.commit.id))
+    store.put("gc/holds/" + "0" * 32, encode(Hold(nonce="0" * 32, age_s=4000.0, by=HOLDER)))
+    Rules(store).set("texts", "main", KeepRules(last=7), now=START, author="a@example.org")
+
+
+def _written(repository: Repository, files: Mapping[Path, bytes | None]) -> repository_module.Build:
+    """Goes into packs."""
+
+    def change(root: Entry, writer: BlobWriter) -> Entry:
+        changes = [
+            (path, None if data is None else _file(repository, writer, path[-1], data)) for path, data in files.items()
+        ]
+        changed = apply(repository.nodes, writer, root, change_set(changes))
+        writer.flush()
+        return changed
+
+    return change
 
 
 def make_store(store: ObjectStore) -> None:

@@ -1,4 +1,5 @@
-"""Writes `tests/golden/store` and `tests/golden/expected.json` anew: `python -m tests.golden.make`.
+"""Writes `tests/golden/store`, `tests/golden/collected` and `tests/golden/expected.json` anew: `python -m
+tests.golden.make`.
 
 Only for a new number of the format: what is there is how earlier versions wrote it, and has to stay readable. Commit
 and node ids come out the same each time; pack ids and nonces do not.
@@ -12,10 +13,12 @@ import tempfile
 from contextlib import closing
 from pathlib import Path
 
-from tests.golden.contents import FORMAT, fill, make_store
+from tests.golden.contents import FORMAT, collect, fill, make_store
 from vfsd.index.index import Index
 from vfsd.repo.repository import Repository
 from vfsd.store.local import LocalStore
+from vfsd.store.memory import MemoryStore
+from vfsd.store.moved import MovedStore
 
 HERE = Path(__file__).parent
 
@@ -41,6 +44,22 @@ def main() -> None:
         shutil.rmtree(HERE / "store", ignore_errors=True)
         shutil.copytree(folder / "store", HERE / "store")
     (HERE / "expected.json").write_text(json.dumps(commits, indent=1) + "\n")
+    make_collected()
+
+
+def make_collected() -> None:
+    """The store in which things were dropped, moved and condemned."""
+    memory = MemoryStore()
+    make_store(memory)
+    with tempfile.TemporaryDirectory() as scratch:
+        repository = Repository(MovedStore(memory), Index(f"{scratch}/index"), FORMAT)
+        with closing(repository.index):
+            collect(memory, repository)
+    shutil.rmtree(HERE / "collected", ignore_errors=True)
+    for stat in memory.list():
+        path = HERE / "collected" / stat.key
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(memory.get(stat.key)[0])
 
 
 if __name__ == "__main__":

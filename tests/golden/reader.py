@@ -104,9 +104,18 @@ class Reader:
         name = container.hex()
         key = f"packs/{name[:2]}/{name}" if len(container) == 16 else f"commits/{name}"
         self.kinds.add(key.split("/", maxsplit=1)[0])
+        if not (self.root / key).exists():
+            self.kinds.add("moved")
+            return self.blob(self.moved(container)[offset, length])
         stored = self.object(key)[offset : offset + length]
         assert len(stored) == length
         return self.decode(stored)
+
+    def moved(self, container: bytes) -> dict[tuple[int, int], list[Any]]:
+        """(offset, length) → place of what lay in a container that was rewritten."""
+        lines = msgpack.decode(self.decode(self.object(f"moved/{container.hex()}")))
+        assert [line[2] for line in lines] == sorted(line[2] for line in lines)
+        return {(offset, length): [there, now, length] for _, _, offset, length, there, now in lines}
 
     def pack(self, name: str) -> list[list[Any]]:
         """The directory of a pack, each blob of which is checked."""
@@ -298,6 +307,44 @@ class Reader:
             self.check_blob(kind, blob, self.decode(data[offset:end]))
         assert end == len(data) - hints_length
         return json.loads(header), hints
+
+    def dropped(self) -> dict[str, dict[str, Any]]:
+        """commit → header of those that were dropped."""
+        found = {}
+        for (name,) in self.labels("dropped"):
+            record = json.loads(self.decode(self.object(f"dropped/{name}")))
+            assert record["format"] == 1
+            found.update({digest(header.encode()).hex(): json.loads(header) for header in record["commits"]})
+        return found
+
+    def condemned(self) -> list[tuple[str, str, set[tuple[str, int]], set[tuple[str, int]]]]:
+        """(kind, phase, what is condemned, what of it is pardoned) of each list; blobs as container and offset, 0 for
+        all of it."""
+        state = self.small("gc/state")
+        assert [one["number"] for one in state["lists"]] == sorted(one["number"] for one in state["lists"])
+        return [
+            (
+                one["kind"], one["phase"], self.listed(one["parts"]),
+                {(name, offset) for name, offset in one["pardoned"]} | self.listed(one["pardon_parts"]),
+            )
+            for one in state["lists"]
+        ]  # fmt: skip
+
+    def listed(self, parts: list[str]) -> set[tuple[str, int]]:
+        lines = [line for part in parts for line in msgpack.decode(self.decode(self.object(part)))]
+        return {(container.hex(), offset) for container, offsets in lines for offset in offsets or [0]}
+
+    def lineage(self, commit: str, name: str) -> list[Any]:
+        """The jobs of a lineage object."""
+        key = f"lineage/{commit}/{name}"
+        data = self.decode(self.object(key if (self.root / key).exists() else f"lineage/{name}"))
+        assert digest(data).hex() == name
+        (jobs,) = msgpack.decode(data)
+        for _, _, sources, writers in jobs:
+            for folders in (*(source[4] for source in sources), *(writer[1] for writer in writers)):
+                assert [folder[0] for folder in folders] == sorted(folder[0] for folder in folders)
+                assert all(names == sorted(names) for _, names in folders)
+        return list(jobs)
 
     def tree(self, name: str) -> dict[tuple[bytes, ...], Found]:
         """path → entry of a commit, the root excepted."""

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.golden import contents, reader
+from tests.repo.collecting import check
 from tests.repo.parts import read_files
 from vfsd.index.index import Index
 from vfsd.model.commit import RootAttributes, commit_id_of
@@ -27,6 +28,7 @@ from vfsd.repo.repository import Repository, read_format
 from vfsd.repo.tree import walk
 from vfsd.store.local import LocalStore
 from vfsd.store.memory import MemoryStore
+from vfsd.store.moved import MovedStore
 
 HERE = Path(__file__).parent
 EXPECTED = json.loads((HERE / "expected.json").read_text())
@@ -166,6 +168,14 @@ def test_the_page_suffices_to_check_every_object() -> None:
     header, hints = store.commit(THIRD)
     assert [raw.hex() for raw in hints[1]] == [SECOND, FIRST] == [*header["parents"], FIRST]
     assert list(store.labels("refs")) == [("texts", "main"), ("zählung", "leer"), ("zählung", "main")]
+    assert header["provenance"] == [
+        {"repo": "texts", "branch": "main", "commit": FIRST, "name": "", "kind": "observed"},
+    ]  # fmt: skip
+    assert [name for (name,) in store.labels("lineage")] == [header["lineage"]]
+    ((command, partial, ((_, _, commit, _, folders),), ((program, wrote),)),) = store.lineage(THIRD, header["lineage"])
+    assert (command, partial, commit, program) == ("sh run.sh", False, FIRST, "python train.py")
+    assert folders == [[[], [b"hello.txt"]], [[b"docs"], []]]
+    assert wrote == [[[], [b"large.bin"]]]
     assert store.small("refs/texts/main")["commit"] == THIRD
     assert store.small("refs/z%C3%A4hlung/leer")["commit"] is None
     assert store.small("tags/texts/v1")["commit"] == FIRST
@@ -175,8 +185,42 @@ def test_the_page_suffices_to_check_every_object() -> None:
 
 def test_the_page_names_every_key_of_a_store() -> None:
     page = (HERE.parents[1] / "docs" / "format.md").read_text()
-    for path in (HERE / "store").iterdir():
+    for path in (*(HERE / "store").iterdir(), *(HERE / "collected").iterdir()):
         assert f"`{path.name}" in page
+
+
+# What collections leave
+
+
+def test_the_page_suffices_to_read_what_was_collected() -> None:
+    store = reader.Reader(HERE / "collected")
+    heads = {branch: store.small(f"refs/texts/{branch}")["commit"] for branch in contents.COLLECTED}
+    for branch, files in contents.COLLECTED.items():
+        tree = store.tree(heads[branch])
+        assert {path: found.data for path, found in tree.items() if found.kind == reader.FILE} == files
+    assert "moved" in store.kinds
+    head = heads["main"]
+    header, hints = store.commit(head)
+    assert store.dropped()[hints[1][-1].hex()]["message"] == "commit 0: größer"
+    assert store.lineage(head, header["lineage"])[0][0] == "sh run.sh"
+    (rewritten, deleted) = store.condemned()
+    assert rewritten[:2] == ("rewrite", "swept")
+    assert {name for name, offset in rewritten[2] if offset == 1} == {name for (name,) in store.labels("moved")}
+    assert deleted[:2] == ("delete", "condemned")
+    assert (heads["again"], 0) in deleted[2]
+    assert (heads["again"], 1) in deleted[3], "its header is pardoned"
+    assert {(name, 0) for name, _ in deleted[3]} <= deleted[2]
+    assert {len(name) for name, _ in deleted[3]} == {32, 64}, "what was in its packs, too"
+    (hold,) = store.labels("gc/holds")
+    assert store.small(f"gc/holds/{hold[0]}")["by"] == contents.HOLDER
+    assert store.small("retention/branches/texts/main")["keep"]["last"] == 7
+
+
+def test_what_was_collected_is_whole(tmp_path: Path) -> None:
+    store = MovedStore(LocalStore(str(shutil.copytree(HERE / "collected", tmp_path / "store"))))
+    with closing(Repository(store, Index(str(tmp_path / "index")), read_format(store))) as repository:
+        check(repository)
+        assert {branch: read(repository, f"texts/{branch}") for branch in contents.COLLECTED} == contents.COLLECTED
 
 
 @pytest.mark.parametrize("name", COMMITS)

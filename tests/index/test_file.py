@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import closing
@@ -31,6 +32,19 @@ def test_threads_have_connections_of_their_own(index: Index) -> None:
     for thread in threads:
         thread.join()
     assert all(index.place(b"%d-%d" % (name, number)) for name in range(4) for number in range(30))
+
+
+def test_a_thread_that_ends_leaves_no_file_open(index: Index) -> None:
+    def run() -> None:
+        thread = threading.Thread(target=index.has_places)
+        thread.start()
+        thread.join()
+
+    run()
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(20):
+        run()
+    assert len(os.listdir("/proc/self/fd")) <= before
 
 
 def test_one_process_sees_what_another_wrote(index: Index) -> None:

@@ -11,6 +11,7 @@ import pytest
 from vfsd.index import index as index_module
 from vfsd.index.blocks import SegmentRow
 from vfsd.index.index import CommitRow, Index, PlaceRow
+from vfsd.index.verdicts import WHOLE, ListRow
 from vfsd.model.ids import CommitId
 
 ONE, TWO, THREE = (CommitId(digit * 64) for digit in "123")
@@ -96,8 +97,8 @@ def test_jobs_are_listed_newest_first_and_found_by_prefix(index: Index) -> None:
     assert index.jobs_with_prefix("aa") == [b"first", b"second"]
     assert index.last_job("p") == b"first", "the one that has ended"
     assert index.last_job("q") is None
-    index.forget_jobs("p")
-    assert index.jobs() == [b"third"]
+    index.forget_job("aa1")
+    assert index.jobs() == [b"third", b"second"]
 
 
 def test_datum_results_go_when_their_job_has_ended(index: Index) -> None:
@@ -106,4 +107,30 @@ def test_datum_results_go_when_their_job_has_ended(index: Index) -> None:
     index.add_datum_results("j", [("d1", b"again")])
     assert list(index.datum_results("j")) == [("d1", b"again"), ("d2", b"2")]
     index.put_job("j", "p", 1, 9, b"ended")
+    assert list(index.datum_results("j")) == []
+
+
+def test_a_job_that_has_ended_is_not_taken_for_one_in_flight_by_who_read_it_before(index: Index) -> None:
+    index.put_job("j", "p", 1, 9, b"ended")
+    index.put_job("j", "p", 1, 0, b"in flight")
+    assert index.job("j") == b"ended"
+    assert index.jobs("p", in_flight=True) == []
+
+
+def test_a_list_that_is_forgotten_takes_its_places_along_without_keeping_others_from_writing(index: Index) -> None:
+    places = [PlaceRow(b"%032d" % n, b"gone" if n % 2 else b"here", n, 1) for n in range(4000)]
+    index.add_places(places)
+    index.verdicts.follow(0, 1, number=1, forgotten=0, lists=[ListRow(1, "parts", "", [(b"gone", WHOLE)], [])])
+    statements: list[str] = []
+    index.file.connection.set_trace_callback(statements.append)
+    assert index.verdicts.follow(1, 2, number=1, forgotten=1, lists=[]) == (True, False)
+    index.file.connection.set_trace_callback(None)
+    assert statements.count("BEGIN IMMEDIATE") >= 4, "a few rows each"
+    assert [row.id for row in places if index.place(row.id)] == [row.id for row in places if row.container == b"here"]
+    assert not index.verdicts.any()
+
+
+def test_results_of_a_job_that_has_ended_are_not_kept_by_who_read_them_before(index: Index) -> None:
+    index.put_job("j", "p", 1, 9, b"ended")
+    index.add_datum_results("j", [("d1", b"1")])
     assert list(index.datum_results("j")) == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from contextlib import closing
@@ -102,6 +103,35 @@ def test_a_full_disk_leaves_the_journal_as_it_was(tmp_path: Path, monkeypatch: p
                 log.append(1, b"two")
         number = log.append(1, b"three")
         assert log.records(1) == [(1, b"one"), (number, b"three")]
+
+
+def test_what_follows_a_record_that_an_error_tore_is_not_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with closing(opened(tmp_path)) as log:
+        log.append(1, b"one")
+        write = os.write
+
+        def fails(fd: int, data: bytes) -> int:
+            write(fd, data[:10])
+            raise OSError(errno.EIO, "Input/output error")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "write", fails)
+            with pytest.raises(OSError):
+                log.append(1, b"two")
+        number = log.append(1, b"three")
+    with closing(opened(tmp_path)) as log:
+        assert log.records(1) == [(1, b"one"), (number, b"three")]
+
+
+def test_names_that_a_killed_process_gave_are_synced_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with closing(opened(tmp_path)) as log:
+        log.append(1, b"one")
+    synced: list[str] = []
+    monkeypatch.setattr(os, "fsync", lambda fd: synced.append(os.readlink(f"/proc/self/fd/{fd}")))
+    with closing(opened(tmp_path)) as log:
+        log.sync()
+        log.sync()
+    assert synced == [str(tmp_path)]
 
 
 def test_it_can_be_read_and_synced_while_it_grows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -42,7 +42,7 @@ def test_a_file_of_a_newer_vfsd_is_refused(tmp_path: Path) -> None:
 
 
 def test_every_column_has_its_meaning_written_beside_it() -> None:
-    for statement in (*schema.INDEX_1, *schema.INDEX_2, *schema.INDEX_3, *schema.JOURNAL_1):
+    for statement in (*schema.INDEX_1, *schema.INDEX_2, *schema.INDEX_3, *schema.INDEX_4, *schema.JOURNAL_1):
         if "CREATE TABLE" not in statement:
             continue
         table, *columns = [line.strip() for line in statement.strip().splitlines()]

@@ -35,11 +35,13 @@ class Mounted:
             "VFSD_CONFIG": str(config),
         }
 
-    def run(self, *words: str | Path, check: bool = True, **more: Any) -> subprocess.CompletedProcess[str]:
-        """Run a command of vfsd; its exit code must be 0 unless `check` is off."""
+    def run(
+        self, *words: str | Path, check: bool = True, timeout: float = 120, **more: Any
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command of vfsd; its exit code must be 0 unless `check` is off. timeout: in seconds."""
         done = subprocess.run(
             [sys.executable, "-m", "vfsd", *map(str, words)], env=self.environ, capture_output=True, text=True,
-            check=False, timeout=120, **more,
+            check=False, timeout=timeout, **more,
         )  # fmt: skip
         assert not check or done.returncode == 0, f"vfsd {' '.join(map(str, words))}: {done.stderr}"
         return done

@@ -27,6 +27,17 @@ def test_closed_writes_become_one_commit_when_the_branch_is_quiet(mounted: Mount
     assert mounted.facts("show", "data/main")["files"] == 20
 
 
+def test_a_commit_that_nobody_gave_a_message_names_what_it_touches_on_one_line(mounted: Mounted) -> None:
+    live = os.fsencode(mounted.path / "data/main")
+    for name in (b"a\nb", b"c\x1b[31m", b"d\xff"):
+        open(live + b"/" + name, "w").close()
+    os.rename(live + b"/d\xff", live + b"/0")
+    os.rename(live + b"/0", live + b"/d\xff")
+    mounted.run("commit", "data/main")
+    names, more = mounted.facts("show", "data/main")["message"].split(" and ")
+    assert (sorted(names.split(", ")), more) == ([r"a\nb", r"c\x1b[31m", r"d\xff"], "1 more")
+
+
 def test_a_file_that_is_being_written_is_in_no_commit(mounted: Mounted) -> None:
     live = mounted.path / "data/main"
     with (live / "open").open("w") as file:
@@ -144,6 +155,16 @@ def test_what_was_closed_survives_kill_9_and_is_committed(mounted: Mounted) -> N
     check(mounted.path / "data/main@~0")
 
 
+def test_a_commit_without_a_daemon_leaves_what_other_branches_have_closed(mounted: Mounted) -> None:
+    (mounted.path / "other").mkdir()
+    for repo in ("data", "other"):
+        (mounted.path / repo / "main/small").write_text(repo)
+    mounted.kill()
+    mounted.run("commit", "data/main")
+    mounted.run("commit", "other/main")
+    assert mounted.run("cat", "data/main/small", "other/main/small").stdout == "dataother"
+
+
 def test_a_node_that_lost_its_state_has_every_commit(mounted: Mounted) -> None:
     shutil.copytree("/usr/share/common-licenses", mounted.path / "data/main/texts")
     mounted.umount()
@@ -212,10 +233,15 @@ def test_git_works_on_a_branch(mounted: Mounted) -> None:
 
 @pytest.mark.parametrize("how", ["umount", "kill"])
 def test_an_open_transaction_outlives_the_daemon(mounted: Mounted, how: str) -> None:
-    mounted.run("commit", "start", "data/main")
+    (mounted.path / "other").mkdir()
+    for branch in ("data/main", "other/main"):
+        mounted.run("commit", "start", branch)
     (mounted.path / "data/main/a").write_text("a")
     getattr(mounted, how)()
+    open_ = {"data": "transaction", "other": "transaction"}
+    assert {row["repo"]: row["state"] for row in mounted.facts("status")["branches"]} == open_
     mounted.mount()
+    assert {row["repo"]: row["state"] for row in mounted.facts("status")["branches"]} == open_
     assert (mounted.path / "data/main/a").read_text() == "a"
     assert heads(mounted) == []
     mounted.run("commit", "finish", "data/main")

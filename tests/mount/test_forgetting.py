@@ -30,6 +30,8 @@ def live(mounted: Mounted) -> Path:
         (folder / "link").symlink_to("file")
         (folder / "renamed").touch()
         (folder / "renamed").rename(folder / "more")
+        (folder / "one").touch()
+        (folder / "two").hardlink_to(folder / "one")
     mounted.run("commit", "data/main")
     return live
 
@@ -50,15 +52,16 @@ def test_a_commit_is_no_change_of_what_is_in_it(mounted: Mounted, live: Path) ->
     assert known(live / "file") == before
 
 
-def test_what_somebody_else_changed_is_changed(mounted: Mounted, live: Path, tmp_path: Path) -> None:
-    before = known(live / "file")
+@pytest.mark.parametrize("name", ["file", "one"])
+def test_what_somebody_else_changed_is_changed(mounted: Mounted, live: Path, tmp_path: Path, name: str) -> None:
+    before = known(live / name)
     (tmp_path / "other").write_text("2")
     os.utime(tmp_path / "other", ns=(0, before[4]))
     for _ in range(2):
         forget(mounted)
-        mounted.run("put", tmp_path / "other", "data/main/file")
-        wait_for(lambda: (live / "file").read_text() == (tmp_path / "other").read_text())
-        assert known(live / "file")[4:] != before[4:]
+        mounted.run("put", tmp_path / "other", f"data/main/{name}")
+        wait_for(lambda: (live / name).read_text() == (tmp_path / "other").read_text())
+        assert known(live / name)[4:] != before[4:]
         (tmp_path / "other").write_text("3")
 
 

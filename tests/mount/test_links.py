@@ -158,3 +158,13 @@ def test_a_file_keeps_its_number_when_it_gets_a_second_name(mounted: Mounted) ->
     mounted.run("commit", "data/main")
     forget(mounted)
     assert {(main / name).stat().st_ino for name in "ab"} == {number}
+
+
+def test_names_that_were_found_and_forgotten_are_found_again(linked: Mounted) -> None:
+    main = linked.path / "r/main"
+    subprocess.run(["touch", "-a", main / "a"], check=True)  # looks for the names, and changes nothing
+    forget(linked)
+    os.chmod(main / "deep" / "b", 0o600)
+    commit = linked.facts("commit", "r/main")["id"]
+    for path in names(linked.path / f"r/main@{commit}"):
+        assert path.stat().st_mode & 0o777 == 0o400

@@ -5,6 +5,9 @@ from __future__ import annotations
 import errno
 import json
 import os
+import select
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -126,8 +129,8 @@ def test_an_output_branch_takes_no_user_writes(mounted: Mounted) -> None:
 
 @pytest.fixture
 def gate() -> Iterator[Path]:
-    """A fifo that datums see: not below /tmp or /var/tmp, of which each has its own."""
-    with tempfile.TemporaryDirectory(dir=Path.home()) as folder:
+    """A fifo that datums see: not below /tmp or /var/tmp, of which each has its own, and where nobody may go too."""
+    with tempfile.TemporaryDirectory(dir="/srv" if os.geteuid() == 0 else Path.home()) as folder:
         os.chmod(folder, 0o755)
         path = Path(folder) / "gate"
         os.mkfifo(path)
@@ -180,3 +183,108 @@ def test_a_mount_with_running_jobs_can_be_unmounted(mounted: Mounted, gate: Path
     mounted.umount()
     os.close(descriptor)
     assert not mounted.is_mounted()
+
+
+def test_no_process_of_a_datum_outlives_a_killed_daemon_and_no_half_output_is_taken(
+    mounted: Mounted, gate: Path
+) -> None:
+    mark = f"98765.{os.getpid()}"
+    script = [f"echo half >/pfs/out/x; setsid sleep {mark} & read x <{gate}; echo whole >/pfs/out/x"]
+    create(mounted, "slow", "data", "/*", {"cmd": ["sh"], "stdin": script})
+    write(mounted, a="one")
+    descriptor = writer_of(gate)
+    wait_for(lambda: sleepers(mark))
+    running = [os.pidfd_open(pid) for pid in sleepers(mark)]
+    mounted.kill()
+    for pidfd in running:
+        assert select.select([pidfd], [], [], 30)[0], "it still runs"
+        os.close(pidfd)
+    os.close(descriptor)
+    gate.unlink()
+    gate.write_text("open\n")
+    mounted.mount()
+    mounted.run("job", "wait", "--pipeline", "slow")
+    assert outputs(mounted.path / "slow/main") == {"x": "whole\n"}
+    assert sleepers(mark) == []
+
+
+def sleepers(mark: str) -> list[int]:
+    """Processes that sleep for so long."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            if path.read_bytes() == b"sleep\0%s\0" % mark.encode():
+                found.append(int(path.parent.name))
+        except OSError:
+            continue
+    return found
+
+
+def test_joined_crossed_grouped_and_united_branches_follow_what_is_written_to_any_of_them(mounted: Mounted) -> None:
+    (mounted.path / "labels").mkdir()
+    data, labels = ({"pfs": {"repo": repo, "glob": "/(*)-*", "join_on": "$1", "group_by": "$1"}} for repo in (
+        "data", "labels"))  # fmt: skip
+    show = "ls /pfs/data /pfs/labels 2>/dev/null | grep -v : | sort | tr '\\n' ' ' >/pfs/out/$PACH_DATUM_ID"
+    for kind in ("join", "cross", "group", "union"):
+        spec = {
+            "pipeline": {"name": f"by-{kind}"}, "input": {kind: [data, labels]},
+            "transform": {"cmd": ["sh"], "stdin": [show]},
+        }  # fmt: skip
+        path = mounted.folder / f"{kind}.json"
+        path.write_text(json.dumps(spec))
+        mounted.run("pipeline", "create", "-f", path)
+
+    def found() -> dict[str, list[str]]:
+        seen = {}
+        for kind in ("join", "cross", "group", "union"):
+            mounted.run("job", "wait", "--pipeline", f"by-{kind}")
+            texts = outputs(mounted.path / f"by-{kind}/main").values()
+            seen[kind] = sorted(text.replace("\n", " ").strip() for text in texts)
+        return seen
+
+    (mounted.path / "labels/main/1-x").write_text("x")
+    mounted.run("commit", "labels/main")
+    write(mounted, **{"1-a": "a", "2-b": "b"})
+    assert found() == {
+        "join": ["1-a 1-x"],
+        "cross": ["1-a 1-x", "1-x 2-b"],
+        "group": ["1-a 1-x", "2-b"],
+        "union": ["1-a", "1-x", "2-b"],
+    }
+    (mounted.path / "labels/main/1-x").rename(mounted.path / "labels/main/2-y")
+    mounted.run("commit", "labels/main")
+    assert found() == {
+        "join": ["2-b 2-y"],
+        "cross": ["1-a 2-y", "2-b 2-y"],
+        "group": ["1-a", "2-b 2-y"],
+        "union": ["1-a", "2-b", "2-y"],
+    }
+    sources = mounted.facts("show", "by-join/main")["provenance"]
+    assert sorted(source["repo"] for source in sources) == ["data", "labels"]
+
+
+def test_the_log_of_a_running_datum_is_followed_and_its_job_watched(mounted: Mounted, gate: Path) -> None:
+    create(mounted, "slow", "data", "/*", {"cmd": ["sh"], "stdin": [f"echo before; read x <{gate}; echo after"]})
+    write(mounted, a="one")
+    descriptor = writer_of(gate)
+    (job,) = mounted.facts("job", "list", "slow")
+    assert (job["state"], job["datums"]["success"]) in {("running", 0), ("starting", 0)}
+    words = [sys.executable, "-m", "vfsd", "job"]
+    pipe: dict[str, Any] = {"env": mounted.environ, "stdout": subprocess.PIPE}
+    with (
+        subprocess.Popen([*words, "logs", job["id"], "--follow"], **pipe) as following,
+        subprocess.Popen([*words, "list", "--watch", "--json"], **pipe) as watching,
+    ):
+        try:
+            assert following.stdout is not None and watching.stdout is not None
+            assert following.stdout.readline().startswith(b"==> datum ")
+            assert following.stdout.readline() == b"before\n"
+            os.close(descriptor)
+            assert following.stdout.read() == b"after\n"
+            assert following.wait(60) == 0
+            for line in watching.stdout:
+                if json.loads(line)["state"] == "success":
+                    break
+        finally:
+            following.kill()
+            watching.kill()

@@ -397,6 +397,21 @@ def test_changes_of_a_deleted_branch_stay_in_the_journal(branch: Branch) -> None
     assert draft.commit().files == {"a": b"x"}
 
 
+@row("branch-deleted")
+def test_what_is_written_into_a_deleted_branch_is_refused(branch: Branch) -> None:
+    draft = Branch(branch.node, branch.live.parent.name, "draft")
+    draft.live.mkdir()
+    file, top = opened(draft.live / "a"), opened(draft.live, os.O_RDONLY)
+    branch.node.run("branch", "delete", draft.name)
+    wait_for(lambda: not draft.live.exists())
+    os.write(file, b"x")
+    for refused in (lambda: os.mkdir("d", dir_fd=top), lambda: os.fsync(file), lambda: os.close(file)):
+        with pytest.raises(OSError) as error:
+            refused()
+        assert error.value.errno == errno.ESTALE
+    os.close(top)
+
+
 # Files that are written
 
 
@@ -833,7 +848,7 @@ def test_an_aborted_transaction_keeps_what_was_closed_before_its_start(branch: B
     branch.ask("start")
     (live / "since").write_text("x")
     branch.ask("abort")
-    wait_for(lambda: "since" not in os.listdir(live))
+    assert os.listdir(live) == ["earlier"]
     assert branch.commit().files == {"earlier": b"x"}
 
 
@@ -847,11 +862,46 @@ def test_an_aborted_transaction_leaves_nothing_behind(branch: Branch, live: Path
     (live / "more").write_text("x")
     (live / "d").rmdir()
     branch.ask("abort")
-    wait_for(lambda: sorted(os.listdir(live)) == ["d", "keep"])
-    wait_for(lambda: (live / "keep").read_text() == "1")
+    assert sorted(os.listdir(live)) == ["d", "keep"]
+    assert (live / "keep").read_text() == "1"
     assert not branch.commit().new
     (live / "after").write_text("x")
     assert branch.commit().files == {"keep": b"1", "after": b"x"}
+
+
+@row("abort-at-once")
+def test_what_is_done_right_after_an_abort_is_done_at_the_head(branch: Branch, live: Path) -> None:
+    (live / "d").mkdir()
+    branch.commit()
+    for number in range(20):
+        os.stat(live / "d")
+        branch.ask("start")
+        branch.ask("abort")
+        (live / "d" / str(number)).mkdir()
+    assert len(os.listdir(live / "d")) == 20
+    branch.node.umount()
+    branch.node.mount()
+    assert len(os.listdir(live / "d")) == 20
+
+
+@row("abort-at-once")
+def test_a_program_in_the_branch_goes_on_in_it_after_an_abort(branch: Branch, live: Path) -> None:
+    (live / "d").mkdir()
+    branch.commit()
+    top, inner = opened(live, os.O_RDONLY), opened(live / "d", os.O_RDONLY)
+    branch.ask("start")
+    (live / "d" / "gone").mkdir()
+    lost = opened(live / "d" / "gone", os.O_RDONLY)
+    branch.ask("abort")
+    os.close(os.open("new", os.O_CREAT | os.O_WRONLY, 0o644, dir_fd=top))
+    assert sorted(os.listdir(top)) == ["d", "new"]
+    for place in (inner, lost):
+        with pytest.raises(OSError) as refused:
+            os.mkdir("lost", dir_fd=place)
+        assert refused.value.errno in (errno.ESTALE, errno.ENOENT)
+    for descriptor in (top, inner, lost):
+        os.close(descriptor)
+    assert branch.commit().files == {"new": b""}
 
 
 @row("abort-open")
@@ -868,7 +918,7 @@ def test_what_is_open_at_an_abort_can_be_used_and_is_in_no_commit(branch: Branch
         os.close(file)
     assert branch.commit().files == {"keep": b"1"}
     assert branch.facts["state"] == "clean"
-    wait_for(lambda: files(live) == {"keep": b"1"})
+    assert files(live) == {"keep": b"1"}
 
 
 # Crashes
@@ -1097,6 +1147,17 @@ def test_a_file_that_one_node_removes_and_the_other_changes_is_as_the_last_commi
     assert [commit.files.get("f") for commit in commits] == [b"1", None]
 
 
+@row("nodes-remove-open")
+def test_a_file_that_one_node_removes_while_the_other_is_about_to_write_it_is_there_as_written(pair: Pair) -> None:
+    with (pair.two.live / "f").open("r+b") as file:
+        (pair.one.live / "f").unlink()
+        pair.one.commit()
+        wait_for(lambda: pair.one.facts["commit"] == pair.two.facts["commit"])
+        file.write(b"1")
+    assert pair.two.commit().files["f"] == b"1"
+    wait_for((pair.one.live / "f").exists)
+
+
 @row("nodes-kind")
 def test_of_a_directory_and_a_file_of_one_name_the_last_commit_has_its_own(pair: Pair) -> None:
     def file(name: str) -> Callable[[Path], object]:
@@ -1137,11 +1198,49 @@ def test_a_directory_that_one_node_removes_while_the_other_writes_in_it_is_as_th
     wait_for(lambda: (pair.two.live / "d/x").read_text() == "0")
     commits = pair.after(write_in_d, lambda live: shutil.rmtree(live / "d"))
     assert [commit.files for commit in commits] == [{"d/x": b"1", "d/new": b"1", "f": b"0"}, {"f": b"0"}]
+    assert pair.two.facts["gave_way"] == ["d/new", "d/x"]
+    assert "d/new, d/x" in pair.two.node.log()
+
+
+@row("nodes-removed-directory-new")
+def test_what_one_node_puts_into_a_directory_that_the_other_removes_stays(pair: Pair) -> None:
+    def put(live: Path) -> None:
+        (live / "d/new").write_text("1")
+        make_in_directory(live / "d/deep", "y")
+
+    commits = pair.after(put, lambda live: shutil.rmtree(live / "d"))
+    assert commits[1].files == {"d/new": b"1", "d/deep/y": b"1", "f": b"0"}
+    wait_for(lambda: (pair.one.live / "d/deep/y").exists() and not (pair.one.live / "d/x").exists())
+    assert sorted(os.listdir(pair.two.live / "d")) == ["deep", "new"]
+    assert pair.two.facts["gave_way"] == []
+
+
+def test_what_was_written_through_a_name_elsewhere_goes_along_with_a_renamed_directory(pair: Pair) -> None:
+    os.link(pair.one.live / "d/x", pair.one.live / "l")
+    pair.one.commit()
+    wait_for((pair.two.live / "l").exists)
+    commits = pair.after(
+        lambda live: (live / "l").write_text("1"), lambda live: os.rename(live / "d", live / "e")
+    )
+    assert commits[1].files == {"e/x": b"1", "l": b"1", "f": b"0"}
+
+
+@row("nodes-gave-way")
+def test_a_commit_says_what_others_had_there_that_its_writer_had_not_seen(pair: Pair) -> None:
+    commits = pair.after(lambda live: (live / "f").write_text("1"), lambda live: (live / "f").write_text("2"))
+    shown = pair.two.node.facts("show", f"{pair.two.name}@{commits[1].top.name.removeprefix('main@')}")
+    assert shown["gave_way"] == [{"path": "f"}]
+    assert "gave way" in pair.two.node.run("status").stdout
+    (pair.two.live / "f").write_text("3")
+    assert pair.two.node.facts("show", pair.two.name)["gave_way"] == [{"path": "f"}]
+    made = pair.two.commit()
+    shown = pair.two.node.facts("show", f"{pair.two.name}@{made.top.name.removeprefix('main@')}")
+    assert shown["gave_way"] == [], "it had seen what it replaced"
 
 
 @row("nodes-renamed-directory")
 @pytest.mark.parametrize("writer_is_last", [False, True])
-def test_a_directory_that_one_node_renames_while_the_other_writes_in_it_goes_as_it_was(
+def test_a_directory_that_one_node_renames_while_the_other_writes_in_it_takes_that_along(
     pair: Pair, writer_is_last: bool
 ) -> None:
     changes: list[Callable[[Path], object]] = [write_in_d, lambda live: os.rename(live / "d", live / "e")]
@@ -1149,8 +1248,17 @@ def test_a_directory_that_one_node_renames_while_the_other_writes_in_it_goes_as_
     commits = pair.after(first, last)
     renamed = {"e/x": b"0", "f": b"0"}
     written = {"d/x": b"1", "d/new": b"1"}
-    assert commits[1].files == (renamed | written if writer_is_last else renamed)
+    assert commits[1].files == (renamed | written if writer_is_last else {"e/x": b"1", "e/new": b"1", "f": b"0"})
     assert commits[0].files == (renamed if writer_is_last else written | {"f": b"0"})
+
+
+@row("nodes-renamed-directory")
+def test_what_one_node_removes_of_a_directory_that_the_other_renames_is_gone_from_both(pair: Pair) -> None:
+    (pair.one.live / "d/y").write_text("0")
+    pair.one.commit()
+    wait_for(lambda: files(pair.two.live) == {"d/x": b"0", "d/y": b"0", "f": b"0"})
+    commits = pair.after(lambda live: (live / "d/x").unlink(), lambda live: os.rename(live / "d", live / "e"))
+    assert commits[1].files == {"e/y": b"0", "f": b"0"}
 
 
 @row("nodes-follow")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,27 @@ def test_more_than_the_limit_can_be_written_as_long_as_commits_give_room(small: 
     assert small.facts("status")["staging"]["used"] <= 8 * MIB
     small.run("commit", "data/main")
     assert (small.path / "data/main@~0/07").read_bytes() == contents["07"]
+
+
+def test_small_files_give_their_room_back_when_they_are_committed(small: Mounted) -> None:
+    """They share files, which are not kept for what may come."""
+    top = small.path / "data" / "main"
+    for round_ in range(3):
+        for number in range(50):
+            (top / f"{round_}-{number}").write_bytes(os.urandom(100_000))
+        small.run("commit", "data/main")
+        assert small.facts("status")["staging"]["used"] < 2 * MIB
+
+
+def test_more_files_can_be_written_than_may_be_open(node: Mounted) -> None:
+    Path(node.environ["VFSD_CONFIG"]).write_text("quiet_s = 1000\nmax_wait_s = 1000\n")
+    node.run("mount", node.path, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (100, 256)))
+    (node.path / "data").mkdir()
+    content = os.urandom(140_000)
+    for number in range(400):
+        (node.path / f"data/main/{number}").write_bytes(content)
+    node.run("commit", "data/main")
+    assert len(os.listdir(node.path / "data/main@~0")) == 400
 
 
 def test_what_no_commit_can_give_room_for_is_refused_at_write(small: Mounted) -> None:

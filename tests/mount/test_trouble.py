@@ -51,11 +51,22 @@ def test_a_second_daemon_of_one_state_directory_is_refused(mounted: Mounted, tmp
 
 def test_a_mountpoint_that_is_not_fit_is_refused(node: Mounted, tmp_path: Path) -> None:
     assert "make the directory first" in refused(node, "mount", tmp_path / "missing")
+    assert r"/\xff: No such file or directory: make" in refused(node, "mount", tmp_path / os.fsdecode(b"\xff"))
     (node.path / "file").touch()
     assert "not empty" in refused(node, "mount", node.path)
     assert "not a directory" in refused(node, "mount", node.path / "file")
     (node.path / "file").unlink()
     assert "bogus" in refused(node, "mount", "-o", "bogus", node.path)
+
+
+def test_folders_may_be_named_from_where_one_is(node: Mounted) -> None:
+    names = {"VFSD_STATE_DIR": "state", "VFSD_CACHE_DIR": "cache", "VFSD_CONFIG": "config.toml", "VFSD_STORE": "store"}
+    node.environ |= names
+    node.run("mount", "mnt", cwd=node.folder)
+    (node.path / "data").mkdir()
+    assert node.run("status", "--json", cwd=node.folder).stdout.count('"running"') == 1
+    node.run("umount", "mnt", cwd=node.folder)
+    assert {"state", "store"} <= set(os.listdir(node.folder))
 
 
 def test_a_mount_in_use_is_not_unmounted(mounted: Mounted) -> None:
@@ -130,6 +141,17 @@ def test_a_full_staging_disk_is_enospc_at_write_and_loses_nothing(small_disk: Pa
         assert sorted(os.listdir(node.path / "data/main@~0")) == ["kept", "more"]
     finally:
         node.close()
+
+
+def test_a_full_state_disk_is_called_so(small_disk: Path, tmp_path: Path) -> None:
+    node = Mounted(tmp_path / "node")
+    node.environ["VFSD_STATE_DIR"] = str(small_disk)
+    node.run("init")
+    with (small_disk / "rest").open("wb", buffering=0) as file, pytest.raises(OSError):
+        while True:
+            file.write(bytes(4096))
+    assert "index.sqlite: the disk is full" in refused(node, "log", "data/main")
+    assert "index.sqlite: the disk is full" in refused(node, "mount", node.path)
 
 
 def test_a_full_store_is_said_and_the_commit_is_made_when_there_is_room(small_disk: Path, tmp_path: Path) -> None:

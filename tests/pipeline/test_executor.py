@@ -7,63 +7,29 @@ import subprocess
 import sys
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
 
-from vfsd.model.ids import DatumId, GlobalId, JobId
-from vfsd.model.pipeline_spec import Transform
+from tests.pipeline.rooms import Bench, Maker, both, needs_sandbox
 from vfsd.pipeline import executor
-from vfsd.pipeline.executor import DatumCommand, DatumOutcome, run_datum
-from vfsd.pipeline.sandbox import DatumRun, Sandbox, Unsandboxed, sandbox_works
-
-WHY_NOT = sandbox_works()
-BOTH = [
-    pytest.param(Sandbox([]), id="sandbox", marks=pytest.mark.skipif(WHY_NOT is not None, reason=f"{WHY_NOT}")),
-    pytest.param(Unsandboxed(), id="unsandboxed"),
-]
-Maker = Sandbox | Unsandboxed
-both = pytest.mark.parametrize("maker", BOTH)
+from vfsd.pipeline.executor import BoundedLog, DatumOutcome, PlainCommand, run_datum
+from vfsd.pipeline.sandbox import DatumRun, Sandbox, Unsandboxed
 
 
-class Place:
-    """Directories of one datum, and a pipe by name through which its command says that it is up."""
+class Place(Bench):
+    """With a pipe by name through which the command says that it is up."""
 
     def __init__(self, root: Path) -> None:
-        self.out = root / "out"
-        self.log = root / "log"
-        self.scratch = root / "scratch"
-        self.out.mkdir()
-        self.scratch.mkdir()
+        super().__init__(root)
         os.mkfifo(self.out / "up")
-        self.mark = f"98765.{os.getpid()}{id(self)}"  # an argument that no other process has
-
-    def command(self, maker: Maker, *cmd: str) -> DatumCommand:
-        run = DatumRun(
-            transform=Transform(cmd), inputs=(), out=os.fsencode(self.out), scratch=os.fsencode(self.scratch),
-            job=JobId("1"), datum=DatumId("2"), output=GlobalId("3"),
-        )  # fmt: skip
-        return maker.prepare(run)
-
-    def script(self, maker: Maker, text: str) -> DatumCommand:
-        return self.command(maker, "sh", "-c", text.replace("SLEEP", f"sleep {self.mark}"), self.mark)
+        (self.out / "up").chmod(0o666)
 
     async def is_up(self) -> None:
         """Wait until the command has written into `up`."""
         with trio.fail_after(30):
             await trio.to_thread.run_sync((self.out / "up").read_bytes, abandon_on_cancel=True)
-
-    def left(self) -> list[int]:
-        """Processes of the command that still run."""
-        found = []
-        for name in filter(str.isdigit, os.listdir("/proc")):
-            try:
-                argv = Path(f"/proc/{name}/cmdline").read_bytes().split(b"\0")
-            except OSError:
-                continue
-            if self.mark.encode() in argv and int(name) != os.getpid():
-                found.append(int(name))
-        return found
 
 
 @pytest.fixture
@@ -71,8 +37,8 @@ def place(tmp_path: Path) -> Place:
     return Place(tmp_path)
 
 
-async def result(command: DatumCommand, place: Place, timeout_s: float | None = 30, grace_s: float = 5) -> DatumOutcome:
-    return await run_datum(command, timeout_s=timeout_s, log_path=os.fspath(place.log), grace_s=grace_s)
+async def result(maker: Maker, place: Place, run: DatumRun, **how: Any) -> DatumOutcome:
+    return (await place.outcome(maker, run, **how))[0]
 
 
 @both
@@ -89,7 +55,7 @@ async def result(command: DatumCommand, place: Place, timeout_s: float | None = 
 async def test_an_outcome_says_how_the_command_ended(
     maker: Maker, place: Place, script: str, code: int, reason: str
 ) -> None:
-    outcome = await result(place.script(maker, script), place)
+    outcome = await result(maker, place, place.run(script))
     assert (outcome.exit_code, outcome.reason, outcome.timed_out) == (code, reason, False)
     assert outcome.ok == (code == 0)
     assert outcome.signal == (code - 128 if reason.startswith("ended") else None)
@@ -97,53 +63,62 @@ async def test_an_outcome_says_how_the_command_ended(
 
 @both
 async def test_a_program_that_is_not_there_is_named(maker: Maker, place: Place) -> None:
-    outcome = await result(place.command(maker, "no-such-program", "x"), place)
+    outcome = await result(maker, place, place.command("no-such-program", "x"))
     assert outcome.exit_code == 127
     assert outcome.reason == "no-such-program: not found"
 
 
 async def test_a_command_that_cannot_be_started_is_an_outcome(place: Place) -> None:
-    command = DatumCommand((b"/no/such/file",), {}, b"/", b"", sandboxed=False)
-    outcome = await result(command, place)
+    command = PlainCommand((b"/no/such/file",), {}, b"/", b"")
+    with BoundedLog(os.fspath(place.log)) as log:
+        outcome = await run_datum(command, log, timeout_s=30)
     assert outcome.exit_code is None
-    assert outcome.reason == "/no/such/file could not be started: No such file or directory"
+    assert outcome.reason == "it could not be started: /no/such/file: No such file or directory"
 
 
 async def test_a_log_that_cannot_be_written_is_an_outcome(place: Place) -> None:
-    command = place.script(Unsandboxed(), "echo hello")
-    outcome = await run_datum(command, timeout_s=30, log_path="/dev/full")
+    outcome = await result(Unsandboxed, place, place.run("echo hello"), log="/dev/full")
     assert outcome.exit_code == 0
     assert outcome.reason == "its log /dev/full cannot be written: No space left on device"
 
 
 @both
 async def test_output_and_errors_are_in_the_log_in_order(maker: Maker, place: Place) -> None:
-    await result(place.script(maker, "echo one; echo two >&2; echo three"), place)
+    await result(maker, place, place.run("echo one; echo two >&2; echo three"))
     assert place.log.read_text() == "one\ntwo\nthree\n"
 
 
 async def test_a_long_log_keeps_its_beginning_and_its_end(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(executor, "LOG_HEAD", 1000)
     monkeypatch.setattr(executor, "LOG_TAIL", 500)
-    outcome = await result(place.script(Unsandboxed(), "seq 1 100000"), place)
+    await result(Unsandboxed, place, place.run("seq 1 100000"))
     everything = "".join(f"{number}\n" for number in range(1, 100001))
     note = f"\n[vfsd: {len(everything) - 1500} bytes of output are left out here]\n"
     assert place.log.read_text() == everything[:1000] + note + everything[-500:]
-    assert outcome.log_cut == len(everything) - 1500
+    assert place.cut == len(everything) - 1500
 
 
 async def test_a_log_that_just_fits_is_whole(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(executor, "LOG_HEAD", 1000)
     monkeypatch.setattr(executor, "LOG_TAIL", 500)
-    outcome = await result(place.script(Unsandboxed(), "head -c 1500 /dev/zero"), place)
+    await result(Unsandboxed, place, place.run("head -c 1500 /dev/zero"))
     assert place.log.read_bytes() == b"\0" * 1500
-    assert outcome.log_cut == 0
+    assert place.cut == 0
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 7, 100])
+def test_masked_words_are_not_in_the_log_however_the_output_is_cut(place: Place, size: int) -> None:
+    output = b"abc abcd sesame, open sesame! sesam open sesame!open sesam"
+    with BoundedLog(os.fspath(place.log), (b"open sesame!", b"abcd")) as log:
+        for at in range(0, len(output), size):
+            log.write(output[at : at + size])
+    assert place.log.read_bytes() == b"abc *** sesame, *** sesam ***open sesam"
 
 
 @both
 async def test_a_command_that_takes_too_long_is_ended_with_all_its_processes(maker: Maker, place: Place) -> None:
     script = "trap '' TERM; (trap '' TERM; SLEEP) & SLEEP & echo > $VFSD_OUT/began; SLEEP; SLEEP"
-    outcome = await result(place.script(maker, script), place, timeout_s=1, grace_s=0.2)
+    outcome = await result(maker, place, place.run(script), timeout_s=1, grace_s=0.2)
     assert (place.out / "began").exists()
     assert outcome.timed_out
     assert outcome.reason == "timed out after 1 s"
@@ -153,7 +128,7 @@ async def test_a_command_that_takes_too_long_is_ended_with_all_its_processes(mak
 @both
 async def test_a_command_gets_the_chance_to_end_itself(maker: Maker, place: Place) -> None:
     script = "trap 'echo bye > $VFSD_OUT/bye; kill $!; exit 0' TERM; SLEEP & echo up > $VFSD_OUT/up; wait"
-    outcome = await result(place.script(maker, f"cat $VFSD_OUT/up & {script}"), place, timeout_s=1, grace_s=20)
+    outcome = await result(maker, place, place.run(f"cat $VFSD_OUT/up & {script}"), timeout_s=1, grace_s=20)
     assert outcome.timed_out
     assert outcome.duration_s < 15
     assert (place.out / "bye").read_text() == "bye\n"
@@ -163,7 +138,8 @@ async def test_a_command_gets_the_chance_to_end_itself(maker: Maker, place: Plac
 @both
 async def test_cancelling_ends_the_command_before_it_returns(maker: Maker, place: Place) -> None:
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(partial(result, place.script(maker, "echo up > $VFSD_OUT/up; SLEEP"), place, None))
+        run = place.run("echo up > $VFSD_OUT/up; SLEEP")
+        nursery.start_soon(partial(result, maker, place, run, timeout_s=None))
         await place.is_up()
         nursery.cancel_scope.cancel()
     assert place.left() == []
@@ -171,15 +147,15 @@ async def test_cancelling_ends_the_command_before_it_returns(maker: Maker, place
 
 @both
 async def test_what_a_command_leaves_behind_is_ended(maker: Maker, place: Place) -> None:
-    outcome = await result(place.script(maker, "SLEEP & SLEEP > /dev/null 2>&1 & exit 0"), place)
+    outcome = await result(maker, place, place.run("SLEEP & SLEEP > /dev/null 2>&1 & exit 0"))
     assert outcome.ok
     assert place.left() == []
 
 
-@pytest.mark.skipif(WHY_NOT is not None, reason=f"{WHY_NOT}")
+@needs_sandbox
 async def test_not_even_a_session_of_its_own_survives_the_sandbox(place: Place) -> None:
     script = "setsid sh -c 'echo up > $VFSD_OUT/up; SLEEP' & cat $VFSD_OUT/up"
-    assert (await result(place.script(Sandbox([]), script), place)).ok
+    assert (await result(Sandbox, place, place.run(script))).ok
     assert place.left() == []
 
 
@@ -188,7 +164,7 @@ async def test_a_command_outlives_the_threads_that_trio_lends(
     maker: Maker, place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("trio._core._thread_cache.IDLE_TIMEOUT", 0.01)
-    assert (await result(place.script(maker, "sleep 0.3"), place)).ok
+    assert (await result(maker, place, place.run("sleep 0.3"))).ok
 
 
 def own_children() -> set[int]:
@@ -208,28 +184,38 @@ def own_children() -> set[int]:
 async def test_many_commands_run_at_a_time_and_leave_no_descriptor(maker: Maker, place: Place) -> None:
     async def one(number: int) -> None:
         log = place.log.with_suffix(f".{number}")
-        assert (await run_datum(command, timeout_s=60, log_path=os.fspath(log))).ok
+        with BoundedLog(os.fspath(log)) as written:
+            assert (await run_datum(command, written, timeout_s=60)).ok
         assert log.read_text() == "x\n"
 
-    command = place.script(maker, "echo x")
-    assert (await result(command, place)).ok
+    assert (await result(maker, place, place.run("echo x"))).ok
     before, children = len(os.listdir("/proc/self/fd")), own_children()
-    async with trio.open_nursery() as nursery:
-        for number in range(20):
-            nursery.start_soon(one, number)
+    async with place.room(maker) as room:
+        command = room.prepare(place.run("echo x"))
+        async with trio.open_nursery() as nursery:
+            for number in range(20):
+                nursery.start_soon(one, number)
     assert len(os.listdir("/proc/self/fd")) == before
     assert own_children() <= children
 
 
-@pytest.mark.skipif(WHY_NOT is not None, reason=f"{WHY_NOT}")
+PROGRAM = """
+import ctypes, os, trio
+from pathlib import Path
+from typing import Any
+from tests.pipeline.rooms import Bench, Sandbox
+ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER: orphans come to this process
+bench = Bench.__new__(Bench)
+root = Path({place!r})
+bench.__dict__.update(root=root, mount=root / "mount", job=root / "job", out=root / "job/out",
+                      scratch=root / "job/scratch", log=root / "log", mark="none")
+trio.run(lambda: bench.outcome(Sandbox, bench.run({script!r}), timeout_s=None))
+"""
+
+
+@needs_sandbox
 async def test_a_sandbox_dies_with_the_process_that_made_it(place: Place) -> None:
-    command = place.script(Sandbox([]), "echo up > $VFSD_OUT/up; SLEEP")
-    program = (
-        "import sys, trio, functools\n"
-        "from vfsd.pipeline.executor import DatumCommand, run_datum\n"
-        f"command = DatumCommand({command.argv!r}, {command.env!r}, {command.cwd!r}, b'', True)\n"
-        f"trio.run(functools.partial(run_datum, command, timeout_s=None, log_path={os.fspath(place.log)!r}))\n"
-    )
+    program = PROGRAM.format(place=os.fspath(place.root), script=f"echo up > $VFSD_OUT/up; sleep {place.mark}")
     daemon = subprocess.Popen([sys.executable, "-c", program])
     try:
         await place.is_up()
@@ -243,16 +229,9 @@ async def test_a_sandbox_dies_with_the_process_that_made_it(place: Place) -> Non
         os.close(pidfd)
 
 
-@pytest.mark.skipif(WHY_NOT is not None, reason=f"{WHY_NOT}")
+@needs_sandbox
 def test_a_sandbox_leaves_no_process_for_others_to_reap(place: Place) -> None:
-    command = place.script(Sandbox([]), "SLEEP & exit 0")
-    program = (
-        "import ctypes, os, trio, functools\n"
-        "from vfsd.pipeline.executor import DatumCommand, run_datum\n"
-        "ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER: orphans come to this process\n"
-        f"command = DatumCommand({command.argv!r}, {command.env!r}, {command.cwd!r}, b'', True)\n"
-        f"run = functools.partial(run_datum, command, timeout_s=None, log_path={os.fspath(place.log)!r})\n"
-        "assert all(trio.run(run).ok for _ in range(5))\n"
+    program = PROGRAM.format(place=os.fspath(place.root), script=f"sleep {place.mark} & exit 0") + (
         "try:\n"
         "    print(os.waitpid(-1, 0))\n"
         "except ChildProcessError:\n"

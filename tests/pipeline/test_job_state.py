@@ -12,11 +12,15 @@ from vfsd.model.datum import DatumState
 from vfsd.model.job import JobState
 from vfsd.pipeline.job_state import (
     Begin,
+    CancelEgress,
     CancelMerge,
     DatumFinished,
     DatumsFormed,
     DatumStarted,
     DatumsUnformable,
+    Egress,
+    Egressed,
+    EgressFailed,
     Finish,
     FormDatums,
     JobMachine,
@@ -80,6 +84,15 @@ def test_after_a_failed_datum_the_rest_still_run_and_then_the_job_fails() -> Non
     ]
 
 
+def test_a_recovered_datum_does_not_fail_the_job() -> None:
+    machine, _ = begun("a", parallelism=1, tries=1)
+    assert machine.handle(DatumFinished(1, ok=False, reason="exit code 1", recovered=True)) == [
+        RecordDatum("a", DatumState.RECOVERED, 1, "exit code 1"),
+        MergeOutputs(),
+    ]
+    assert machine.handle(OutputCommitted()) == [Finish(JobState.SUCCESS, "")]
+
+
 def test_a_stop_kills_what_runs_and_ends_when_it_is_gone() -> None:
     machine, _ = begun("abc")
     assert machine.handle(StopRequested("stopped by a user")) == [KillDatum(1), KillDatum(2)]
@@ -123,6 +136,38 @@ def test_a_merge_that_fails_fails_the_job() -> None:
     assert machine.handle(MergeFailed("/x: two datums wrote it")) == [
         Finish(JobState.FAILURE, "/x: two datums wrote it")
     ]
+
+
+@pytest.mark.parametrize("committed", [True, False])
+def test_an_egress_comes_behind_the_commit(committed: bool) -> None:
+    machine: JobMachine[str] = JobMachine(parallelism=1, tries=1, egress=True)
+    out = machine.handle(Begin(committed))
+    if not committed:
+        machine.handle(DatumsFormed([], 0, more=False))
+        out = machine.handle(OutputCommitted())
+    assert out == [Egress()]
+    assert machine.state is JobState.EGRESSING
+    assert machine.handle(Egressed()) == [Finish(JobState.SUCCESS, "")]
+
+
+@pytest.mark.parametrize(
+    ("answer", "end"),
+    [
+        (Egressed(), Finish(JobState.SUCCESS, "")),
+        (EgressFailed("given up"), Finish(JobState.KILLED, "no")),
+    ],
+)
+def test_a_stop_while_egressing_counts_only_if_it_is_not_done(answer: Egressed, end: Finish) -> None:
+    machine: JobMachine[str] = JobMachine(parallelism=1, tries=1, egress=True)
+    machine.handle(Begin(committed=True))
+    assert machine.handle(StopRequested("no")) == [CancelEgress()]
+    assert machine.handle(answer) == [end]
+
+
+def test_an_egress_that_fails_fails_the_job() -> None:
+    machine: JobMachine[str] = JobMachine(parallelism=1, tries=1, egress=True)
+    machine.handle(Begin(committed=True))
+    assert machine.handle(EgressFailed("no such bucket")) == [Finish(JobState.FAILURE, "no such bucket")]
 
 
 def test_a_job_whose_upstream_failed_does_not_run() -> None:
@@ -177,13 +222,15 @@ class AnyJob(RuleBasedStateMachine):
     """A driver that does what it is told, in any order and with any outcome."""
 
     @initialize(
-        parallelism=st.integers(1, 4), tries=st.integers(1, 3), datums=st.integers(0, 12), skips=st.integers(0, 3)
+        parallelism=st.integers(1, 4), tries=st.integers(1, 3), datums=st.integers(0, 12), skips=st.integers(0, 3),
+        egress=st.booleans(),
     )
-    def begin(self, parallelism: int, tries: int, datums: int, skips: int) -> None:
-        self.machine: JobMachine[int] = JobMachine(parallelism=parallelism, tries=tries)
+    def begin(self, parallelism: int, tries: int, datums: int, skips: int, egress: bool) -> None:
+        self.machine: JobMachine[int] = JobMachine(parallelism=parallelism, tries=tries, egress=egress)
         self.unformed = list(range(datums))
         self.skips = skips
         self.formed = 0
+        self.egressing = False
         self.forming = self.merging = self.stopped = self.unreadable = False
         self.running: dict[int, StartDatum[int]] = {}
         self.killed: set[int] = set()
@@ -216,8 +263,13 @@ class AnyJob(RuleBasedStateMachine):
                     self.merging = True
                 case CancelMerge():
                     assert self.merging
+                case Egress():
+                    assert self.machine.egress and not self.merging and not self.stopped
+                    self.egressing = True
+                case CancelEgress():
+                    assert self.egressing
                 case Finish():
-                    assert not self.running and not self.forming and not self.merging
+                    assert not self.running and not self.forming and not self.merging and not self.egressing
                     self.finish = instruction
         assert len(self.running) <= self.machine.parallelism
 
@@ -247,12 +299,12 @@ class AnyJob(RuleBasedStateMachine):
         self.feed(DatumsUnformable("unreadable"))
 
     @precondition(lambda self: self.running)
-    @rule(data=st.data(), ok=st.booleans())
-    def try_ends(self, data: st.DataObject, ok: bool) -> None:
+    @rule(data=st.data(), ok=st.booleans(), recovers=st.booleans())
+    def try_ends(self, data: st.DataObject, ok: bool, recovers: bool) -> None:
         ticket = data.draw(st.sampled_from(sorted(self.running)))
         self.feed(DatumStarted(ticket))
         del self.running[ticket]
-        self.feed(DatumFinished(ticket, ok, "" if ok else "exit code 1"))
+        self.feed(DatumFinished(ticket, ok, "" if ok else "exit code 1", recovers and not ok))
 
     @rule()
     def somebody_stops(self) -> None:
@@ -265,6 +317,12 @@ class AnyJob(RuleBasedStateMachine):
     def merge_ends(self, ok: bool) -> None:
         self.merging = False
         self.feed(OutputCommitted() if ok else MergeFailed("conflict"))
+
+    @precondition(lambda self: self.egressing)
+    @rule(ok=st.booleans())
+    def egress_ends(self, ok: bool) -> None:
+        self.egressing = False
+        self.feed(Egressed() if ok else EgressFailed("no such bucket"))
 
     @invariant()
     def it_does_not_contradict_itself(self) -> None:
@@ -282,15 +340,17 @@ class AnyJob(RuleBasedStateMachine):
                 self.batch_is_formed(5)
             elif self.merging:
                 self.merge_ends(True)
+            elif self.egressing:
+                self.egress_ends(True)
             else:
                 ticket = min(self.running)
                 del self.running[ticket]
                 self.feed(DatumFinished(ticket, ok=True))
             self.machine.validate()
         found = Counter(self.records.values())
-        assert (self.machine.counts.success, self.machine.counts.failed) == (
-            found[DatumState.SUCCESS],
-            found[DatumState.FAILED],
+        counts = self.machine.counts
+        assert (counts.success, counts.failed, counts.recovered) == tuple(
+            found[state] for state in (DatumState.SUCCESS, DatumState.FAILED, DatumState.RECOVERED)
         )
         if self.finish.state is JobState.SUCCESS:
             assert self.formed == len(self.records)

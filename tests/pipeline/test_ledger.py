@@ -5,16 +5,17 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from tests.lineage.test_graph import downstream, upstream
 from tests.pipeline.workshop import Workshop, spec
-from vfsd.lineage.graph import Point, Tree, downstream, upstream
+from vfsd.lineage.graph import Point
 from vfsd.model.commit import Provenance
 from vfsd.model.datum import Datum, DatumInput, DatumState
 from vfsd.model.errors import Ambiguous, Damaged, NotFound
 from vfsd.model.ids import CommitId, DatumId, Digest, GlobalId, JobId
 from vfsd.model.job import DatumCounts, JobState
 from vfsd.pipeline import ledger as ledgers
+from vfsd.pipeline.datum_lineage import DatumLineage
 from vfsd.pipeline.ledger import (
-    DatumLineage,
     DatumResult,
     DatumStats,
     LedgerReader,
@@ -160,13 +161,15 @@ def test_jobs_are_found_by_the_beginning_of_their_ids(shop: Workshop) -> None:
 
 def test_a_pipeline_is_done_when_its_last_job_was_over_this_commit_and_version(shop: Workshop) -> None:
     head = shop.registry.create(spec(), now_ns())
-    assert is_current(None, head, None)
-    assert not is_current(None, head, COMMIT)
-    assert is_current(record(), head, COMMIT)
-    assert is_current(record(state=JobState.FAILURE), head, COMMIT)
-    assert not is_current(record(), head, CommitId("d" * 64))
-    assert not is_current(record(), msgspec.structs.replace(head, version=2), COMMIT)
-    assert not is_current(record(), msgspec.structs.replace(head, run="x"), COMMIT)
+    inputs = record().inputs
+    assert is_current(None, head, ())
+    assert not is_current(None, head, inputs)
+    assert is_current(record(), head, inputs)
+    assert is_current(record(state=JobState.FAILURE), head, inputs)
+    assert not is_current(record(), head, (Provenance("texts", "main", CommitId("d" * 64), "texts"),))
+    assert not is_current(record(), head, (*inputs, Provenance("labels", "main", COMMIT, "labels")))
+    assert not is_current(record(), msgspec.structs.replace(head, version=2), inputs)
+    assert not is_current(record(), msgspec.structs.replace(head, run="x"), inputs)
 
 
 async def test_lineage_leads_from_an_output_file_to_the_files_its_datum_read_and_back(shop: Workshop) -> None:
@@ -183,9 +186,9 @@ async def test_lineage_leads_from_an_output_file_to_the_files_its_datum_read_and
     assert last is not None
     lineage = DatumLineage(shop.repository)
 
-    texts_a = Tree(Point("texts", "main", source.id, (b"a",)))
     count_a = Point("count", "main", middle.id, (b"a.out",))
-    assert upstream(shop.repository, middle, (b"a.out",), lineage) == Tree(count_a, (texts_a,))
+    up = upstream(shop.repository, middle, (b"a.out",), lineage)
+    assert (up.point, [step.point for step in up.next]) == (count_a, [Point("texts", "main", source.id, (b"a",))])
 
     whole = upstream(shop.repository, last, (b"all",), lineage)
     assert [step.point for step in whole.next] == [Point("count", "main", middle.id)]

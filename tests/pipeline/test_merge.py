@@ -12,6 +12,8 @@ from vfsd.model.entry import Entry, Extra, Ref, directory
 from vfsd.model.errors import AlreadyExists
 from vfsd.model.ids import DatumId
 from vfsd.model.node import Node
+from vfsd.pipeline import keyed
+from vfsd.pipeline import merge as merge_module
 from vfsd.pipeline.merge import Merger, Output
 from vfsd.repo.repository import empty_root
 from vfsd.repo.tree import apply, change_set, walk
@@ -47,7 +49,8 @@ def wrote(room: Workshop, datum: DatumId, files: dict[str, str]) -> Output:
 
 def merge(room: Workshop, root: Entry, removed: list[Output], added: list[Output]) -> Entry:
     writer = room.repository.writer()
-    merged = Merger(room.repository.nodes, writer, lambda datum: f"<{datum[0]}>").merge(root, removed, added)
+    merger = Merger(room.repository.nodes, writer, lambda datum: f"<{datum[0]}>", writer.flush)
+    merged = merger.merge(root, removed, added)
     writer.flush()
     writer.close()
     return merged
@@ -120,7 +123,7 @@ def test_a_directory_of_one_datum_is_neither_read_to_be_added_nor_to_be_removed(
             return room.repository.nodes.get(ref)
 
     writer = room.repository.writer()
-    merger = Merger(Nodes(), writer, str)
+    merger = Merger(Nodes(), writer, str, writer.flush)
     merged = merger.merge(empty_root(), [], [one, other])
     assert room.tree(merger.merge(merged, [one], [])) == {"e/y": b"y"}
     writer.close()
@@ -147,20 +150,24 @@ def plain_merge(outputs: list[dict[str, str]]) -> dict[str, bytes] | None:
     return {path: content.encode() for path, content in union.items()} if is_tree(union) else None
 
 
-@settings(max_examples=150, suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow])
+@pytest.mark.parametrize(("memory", "at_once"), [(50_000, 5_000), (2, 2)])
+@settings(max_examples=100, suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow])
 @given(OUTPUTS, st.lists(st.booleans(), min_size=6, max_size=6), st.integers(0, 6))
 def test_a_merge_by_change_gives_the_plain_union(
-    room: Workshop, files: list[dict[str, str]], stays: list[bool], first: int
+    room: Workshop, memory: int, at_once: int, files: list[dict[str, str]], stays: list[bool], first: int
 ) -> None:
     assume(all(is_tree(one) for one in files))
     old, added = files[:first], files[first:]
     assume(plain_merge(old) is not None)
     outputs = [wrote(room, DatumId(f"{number:064x}"), one) for number, one in enumerate(files, 1)]
-    root = merge(room, empty_root(), [], outputs[:first])
-    assert room.tree(root) == plain_merge(old)
-    removed = [output for output, stay in zip(outputs[:first], stays, strict=False) if not stay]
-    wanted = plain_merge([one for one, stay in zip(old, stays, strict=False) if stay] + added)
-    if wanted is None:
-        clash(room, root, removed, outputs[first:])
-    else:
-        assert room.tree(merge(room, root, removed, outputs[first:])) == wanted
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(keyed, "MEMORY", memory)
+        patch.setattr(merge_module, "EDIT", at_once)
+        root = merge(room, empty_root(), [], outputs[:first])
+        assert room.tree(root) == plain_merge(old)
+        removed = [output for output, stay in zip(outputs[:first], stays, strict=False) if not stay]
+        wanted = plain_merge([one for one, stay in zip(old, stays, strict=False) if stay] + added)
+        if wanted is None:
+            clash(room, root, removed, outputs[first:])
+        else:
+            assert room.tree(merge(room, root, removed, outputs[first:])) == wanted

@@ -17,7 +17,8 @@ from vfsd.index.index import Index
 from vfsd.model.entry import Entry, Kind
 from vfsd.model.errors import AlreadyExists, NotFound
 from vfsd.model.ids import CommitId
-from vfsd.model.pipeline_spec import PipelineSpec, parse_specs
+from vfsd.model.pipeline_spec import PipelineSpec
+from vfsd.model.spec_reader import parse_specs
 from vfsd.pipeline.records import JobRecord, JobRecords
 from vfsd.pipeline.registry import Registry
 from vfsd.pipeline.service import WATCHED, PipelineService
@@ -46,17 +47,34 @@ def spec(name: str = "count", repo: str = "texts", glob: str = "/*", cmd: str = 
     return parse_specs(msgspec.json.encode(document).decode(), "spec.json").specs[0]
 
 
-class Workshop:
-    """A store in `folder`, with the repo `texts`; `index` is the index file."""
+def tree(room: Workshop, files: dict[str, str], mtime: int = 1) -> Entry:
+    """A tree of these files, in a pack."""
+    writer = room.repository.writer()
+    changes = []
+    for path, content in files.items():
+        entry = room.entry(path, content, writer)
+        assert entry is not None
+        changes.append((tuple(path.encode().split(b"/")), msgspec.structs.replace(entry, mtime=mtime)))
+    root = apply(room.repository.nodes, writer, empty_root(), change_set(changes))
+    writer.flush()
+    writer.close()
+    return root
 
-    def __init__(self, folder: Path, store: ObjectStore | None = None, index: str = "index.sqlite") -> None:
+
+class Workshop:
+    """A store in `folder`, with the repo `texts`, as one node has it; `index` is the index file."""
+
+    def __init__(
+        self, folder: Path, store: ObjectStore | None = None, index: str = "", node: str = "node"
+    ) -> None:
         self.folder = folder
+        self.node = node
         self.store = store or LocalStore(str(folder / "store"))
         try:
             read_format(self.store)
         except NotFound:
             init_store(self.store)
-        self.open_index(index)
+        self.open_index(index or f"{node}.sqlite")
         self.repo("texts")
         self._exporting = threading.Lock()
         self._exported: set[CommitId] = set()
@@ -130,7 +148,7 @@ class Workshop:
 
     def snapshot(self, repo: str, branch: str, commit: CommitId) -> bytes:
         """Where a commit lies as a directory: exported when first asked for."""
-        place = os.fsencode(self.folder / "mount" / repo / f"{branch}@{commit}")
+        place = os.fsencode(self.folder / f"mount-{self.node}" / repo / f"{branch}@{commit}")
         with self._exporting:
             if commit not in self._exported:
                 root = self.repository.commits.get(commit).root
@@ -141,10 +159,10 @@ class Workshop:
     # Pipelines
 
     @asynccontextmanager
-    async def service(self, **more: Any) -> AsyncIterator[Running]:
+    async def service(self, *, deaf: bool = False, **more: Any) -> AsyncIterator[Running]:
         """The pipelines of the store, running, told of changes by a watcher as a daemon does."""
-        (self.folder / "mount").mkdir(exist_ok=True)
-        running = Running(self, more)
+        (self.folder / f"mount-{self.node}").mkdir(exist_ok=True)
+        running = Running(self, more, deaf)
         with trio.fail_after(LIMIT_S):
             async with trio.open_nursery() as nursery:
                 await nursery.start(running.watch)
@@ -156,15 +174,19 @@ class Workshop:
 class Running:
     """A running service; jobs that ended come in `jobs`."""
 
-    def __init__(self, shop: Workshop, more: dict[str, Any]) -> None:
+    def __init__(self, shop: Workshop, more: dict[str, Any], deaf: bool) -> None:
         self._shop = shop
+        self.deaf = deaf  # the service hears of nothing
+        self._missed: list[RefChange] = []
         self._ended, self._jobs = trio.open_memory_channel[JobRecord](1000)
         self.watcher = RefWatcher(shop.store, WATCHED)
         self.service = PipelineService(
             shop.repository,
+            mount=str(shop.folder / f"mount-{shop.node}"),
             snapshot=shop.snapshot,
-            scratch=str(shop.folder / "scratch"),
-            hidden=[str(shop.folder / "mount")],
+            scratch=str(shop.folder / f"scratch-{shop.node}"),
+            runner_file=str(shop.folder / f"runner-{shop.node}"),
+            hidden=[str(shop.folder / f"mount-{shop.node}")],
             author="tester",
             tell=self.watcher.nudge,
             on_job=self._ended.send_nowait,
@@ -176,9 +198,17 @@ class Running:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.watcher.run, send)
             async for changes in receive:
-                self.service.changed(changes)
+                if self.deaf:
+                    self._missed += changes
+                else:
+                    self.service.changed(changes)
                 task_status.started()
                 task_status = trio.TASK_STATUS_IGNORED
+
+    def hear(self) -> None:
+        """Be deaf no more."""
+        self.deaf = False
+        self.service.changed(self._missed)
 
     async def job(self, pipeline: str = "count") -> JobRecord:
         """The next job of a pipeline to end."""

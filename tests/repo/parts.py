@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from vfsd.repo.content import read_content
 from vfsd.repo.refs import Head
 from vfsd.repo.repository import FORMAT_KEY, Committed, Repository, now_ns, read_format
 from vfsd.repo.tree import apply, change_set, walk
-from vfsd.repo.writer import BlobWriter, _point
+from vfsd.repo.writer import BlobWriter, pointer_to
 from vfsd.store.api import ObjectStore
 from vfsd.store.blob import read_chunk
 
@@ -45,16 +45,21 @@ class Blobs:
     def add_node(self, node: Node) -> Ref:
         name = node_id(node)
         self.nodes[name] = encode_node(node)
-        return _point(node, name, PLACE)
+        return pointer_to(node, name, PLACE)
 
-    def add_chunk(self, chunk: ChunkId, data: bytes | memoryview) -> Place:
-        self.chunks[chunk] = bytes(data)
-        assert hash_bytes(data) == chunk
-        return PLACE
+    def add_chunks(self, chunks: Sequence[tuple[ChunkId, bytes | memoryview]]) -> list[Place]:
+        for chunk, data in chunks:
+            self.chunks[chunk] = bytes(data)
+            assert hash_bytes(data) == chunk
+        return [PLACE] * len(chunks)
 
     def chunk(self, chunk: Chunk) -> bytes:
-        """A ChunkSource."""
+        """A chunk's bytes."""
         return self.chunks[chunk.id]
+
+    def many(self, chunks: Sequence[Chunk], *, small: bool) -> list[bytes]:
+        """A ChunkSource."""
+        return [self.chunk(chunk) for chunk in chunks]
 
 
 @contextmanager
@@ -115,8 +120,8 @@ def commit(
 def read_files(repository: Repository, root: Entry) -> dict[Path_, bytes]:
     """path → bytes of every file below `root`, read from the store by the hints alone."""
 
-    def source(chunk: Chunk) -> bytes:
-        return read_chunk(repository.store, chunk)
+    def source(chunks: Sequence[Chunk], *, small: bool) -> list[bytes]:
+        return [read_chunk(repository.store, chunk) for chunk in chunks]
 
     found = {}
     for path, entry in walk(repository.nodes, root):

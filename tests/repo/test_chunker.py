@@ -7,9 +7,12 @@ import random
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pyfastcdc import FastCDC
 
 from tests.repo.parts import SMALL_CHUNKS, Blobs, boundary_bits
 from vfsd.model.commit import StoreFormat
+from vfsd.model.ids import hash_bytes
+from vfsd.repo import chunker
 from vfsd.repo.chunker import NOTHING, Chunker
 from vfsd.repo.chunklist import Content, iter_chunks
 from vfsd.repo.content import read_content
@@ -53,6 +56,21 @@ def test_an_empty_file_has_no_chunks() -> None:
 def test_a_stream_is_cut_like_bytes_at_hand(size: int) -> None:
     blobs, data = Blobs(), random.Random(size).randbytes(size)
     assert CHUNKER.cut_reader(Bytes(data), size, blobs, blobs) == CHUNKER.cut_bytes(data, blobs, blobs)
+
+
+@pytest.mark.parametrize("size", [4096, 4097, 10_000, 300_000])
+def test_a_file_is_cut_in_runs_as_it_would_be_whole(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chunker, "RUN", 4096)
+    blobs, data = Blobs(), random.Random(size).randbytes(size)
+    content = CHUNKER.cut_reader(Bytes(data), size, blobs, blobs)
+    whole_cut = [hash_bytes(piece.data) for piece in FastCDC(256, min_size=64, max_size=1024).cut_buf(data)]
+    assert [chunk.id for _, chunk in iter_chunks(blobs, content)] == whole_cut
+
+
+def test_a_file_that_is_shorter_than_it_was_ends_where_it_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chunker, "RUN", 4096)
+    blobs, data = Blobs(), random.Random(3).randbytes(9_000)
+    assert whole(blobs, CHUNKER.cut_reader(Bytes(data), 50_000, blobs, blobs)) == data
 
 
 def test_inserting_a_byte_at_the_start_leaves_most_chunks_as_they_were() -> None:
@@ -152,5 +170,5 @@ def test_any_range_of_a_long_file_can_be_read() -> None:
             content = CHUNKER.cut_bytes(data, blobs, blobs)
             for _ in range(100):
                 offset, size = dice.randrange(110_000), dice.randrange(5_000)
-                found = read_content(blobs, blobs.chunk, content, offset, size)
+                found = read_content(blobs, blobs.many, content, offset, size)
                 assert found == data[offset : offset + size]

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from tests.repo.parts import SMALL_CHUNKS, Blobs
-from vfsd.model.entry import Entry
+from vfsd.model.entry import Entry, Place
 from vfsd.model.ids import ChunkId
 from vfsd.repo.chunker import Chunker
 from vfsd.repo.closed import BEING_WRITTEN, BeingWritten, obstacle
@@ -75,14 +75,14 @@ class Meddling(Blobs):
         super().__init__()
         self.path = path
 
-    def add_chunk(self, chunk: ChunkId, data: bytes | memoryview) -> object:  # type: ignore[override]
+    def add_chunks(self, chunks: Sequence[tuple[ChunkId, bytes | memoryview]]) -> list[Place]:
         if not self.chunks:
             status = os.stat(self.path)
             with self.path.open("r+b") as file:
                 file.seek(4000)
                 file.write(b"new")
             os.utime(self.path, ns=(status.st_atime_ns, status.st_mtime_ns))  # ctime cannot be set back
-        return super().add_chunk(chunk, data)
+        return super().add_chunks(chunks)
 
 
 def test_a_file_that_changes_while_it_is_read_gives_no_version(file: Path) -> None:
@@ -99,10 +99,10 @@ class Joining(Blobs):
         self.path = path
         self.writer = -1
 
-    def add_chunk(self, chunk: ChunkId, data: bytes | memoryview) -> object:  # type: ignore[override]
+    def add_chunks(self, chunks: Sequence[tuple[ChunkId, bytes | memoryview]]) -> list[Place]:
         if self.writer < 0:
             self.writer = os.open(self.path, os.O_WRONLY)
-        return super().add_chunk(chunk, data)
+        return super().add_chunks(chunks)
 
 
 def test_a_file_that_is_opened_for_writing_while_it_is_read_gives_no_version(file: Path) -> None:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from tests.repo.collecting import HOUR, age, blobs, check, content, gc, keys, no_trees
-from tests.repo.parts import commit, make_branch, open_repository
-from tests.repo.test_gc import drop, much
+from tests.repo.collecting import HOUR, age, blobs, check, compact, content, drop, gc, keys, much, node_on
+from tests.repo.parts import commit, make_branch
 from vfsd.cache.chunk_cache import ChunkCache
 from vfsd.index.index import Index
 from vfsd.model.entry import Chunk
@@ -20,7 +18,6 @@ from vfsd.model.ids import CommitId
 from vfsd.model.location import parse_location
 from vfsd.repo import writer as writer_module
 from vfsd.repo.chunklist import content_of
-from vfsd.repo.compact import CompactResult, compact
 from vfsd.repo.content import read_content
 from vfsd.repo.rebuild import rebuild
 from vfsd.repo.repository import Repository
@@ -31,26 +28,6 @@ from vfsd.store.faulty import Crashed, Fault, FaultyStore
 from vfsd.store.memory import MemoryStore
 from vfsd.store.moved import MovedStore
 from vfsd.store.pack import CHUNK, NODE
-
-
-@pytest.fixture
-def store() -> MemoryStore:
-    return MemoryStore()
-
-
-@pytest.fixture
-def repository(store: MemoryStore, tmp_path: Path) -> Iterator[Repository]:
-    with closing(open_repository(MovedStore(store), tmp_path / "index")) as found:
-        make_branch(found)
-        yield found
-
-
-def fresh(store: MemoryStore, path: Path) -> Repository:
-    return open_repository(MovedStore(store), path)
-
-
-def run(repository: Repository, *, rewrite: bool = True, grace: float = 0.0, below: float = 0.5) -> CompactResult:
-    return compact(repository, no_trees, rewrite=rewrite, author="tester", below=below, grace_s=grace)
 
 
 def size(store: MemoryStore) -> int:
@@ -77,15 +54,15 @@ def test_what_little_is_needed_of_a_pack_is_rewritten_and_read_by_its_old_pointe
 ) -> None:
     kept = sparse(repository)
     before = size(store)
-    look = run(repository, rewrite=False)
+    look = compact(repository, rewrite=False)
     assert look.sparse.packs >= 1 and look.live < 0.1 * before
     assert size(store) == before
-    result = run(repository)
+    result = compact(repository)
     assert result.rewritten.packs >= 1 and result.freed > 0.8 * before
     assert size(store) < 0.2 * before
     assert keys(store, "moved/")
     for path in ("new", "rebuilt"):
-        other = fresh(store, tmp_path / path)
+        other = node_on(store, tmp_path / path)
         with closing(other.index):
             if path == "rebuilt":
                 assert rebuild(other).problems == ()
@@ -97,7 +74,7 @@ def test_what_little_is_needed_of_a_pack_is_rewritten_and_read_by_its_old_pointe
 def test_a_store_without_sparse_packs_is_left_alone(repository: Repository, store: MemoryStore) -> None:
     commit(repository, much(1))
     before = {stat.key: stat.etag for stat in store.list()}
-    result = run(repository)
+    result = compact(repository)
     assert result.sparse.objects == result.rewritten.objects == 0
     assert {stat.key: stat.etag for stat in store.list()} == before
 
@@ -105,22 +82,22 @@ def test_a_store_without_sparse_packs_is_left_alone(repository: Repository, stor
 def test_rewriting_waits_for_the_grace_period(repository: Repository, store: MemoryStore) -> None:
     sparse(repository)
     before = size(store)
-    assert run(repository, grace=HOUR).sparse.objects == 0, "too young"
+    assert compact(repository, grace=HOUR).sparse.objects == 0, "too young"
     age(store, 2 * HOUR)
-    assert run(repository, grace=HOUR).sparse.packs >= 1
-    result = run(repository, grace=HOUR)
+    assert compact(repository, grace=HOUR).sparse.packs >= 1
+    result = compact(repository, grace=HOUR)
     assert result.sparse.objects == result.rewritten.objects == 0 and result.waiting.packs >= 1
     assert 0 < (result.next or 0) <= HOUR and size(store) == before
     age(store, 2 * HOUR)
-    assert run(repository, rewrite=False, grace=HOUR).freed > 0.8 * before
-    assert run(repository, grace=HOUR).rewritten.packs >= 1
+    assert compact(repository, rewrite=False, grace=HOUR).freed > 0.8 * before
+    assert compact(repository, grace=HOUR).rewritten.packs >= 1
     check(repository)
     assert content(repository) == left()
 
 
 def test_the_cache_reads_what_was_moved(repository: Repository, store: MemoryStore, tmp_path: Path) -> None:
     sparse(repository)
-    run(repository)
+    compact(repository)
 
     class Far(MemoryStore):
         """The same objects, far away."""
@@ -133,12 +110,12 @@ def test_the_cache_reads_what_was_moved(repository: Repository, store: MemorySto
         def is_local(self) -> bool:
             return False
 
-    other = fresh(Far(), tmp_path / "other")
+    other = node_on(Far(), tmp_path / "other")
     cache = ChunkCache(other.store, other.index, str(tmp_path / "cache"), memory_limit=1 << 20, disk_limit=1 << 24)
     with closing(other.index), closing(cache):
         root = other.root(parse_location("r/main"))
         found = {
-            path: read_content(other.nodes, cache.get, content_of(entry), 0, entry.size)
+            path: read_content(other.nodes, cache.get_many, content_of(entry), 0, entry.size)
             for path, entry in walk(other.nodes, root) if not entry.node
         }  # fmt: skip
         assert found == left()
@@ -149,7 +126,7 @@ def test_a_moved_pack_costs_a_fresh_node_two_more_requests(
 ) -> None:
     kept = sparse(repository)
     chunks = [entry.chunks[0] for _, entry in walk(repository.nodes, repository.commits.get(kept).root) if entry.chunks]
-    run(repository)
+    compact(repository)
     counting = CountingStore(store)
     moved = MovedStore(counting)
     requests = []
@@ -171,7 +148,7 @@ def test_the_objects_of_dropped_commits_go_when_others_share_their_blobs(
     drop(repository, *made[:3])
     gc(repository)
     assert len(keys(store, "commits/")) == 4
-    result = run(repository)
+    result = compact(repository)
     assert result.rewritten.commits == 3
     assert keys(store, "commits/") == {f"commits/{made[3]}"}
     check(repository)
@@ -183,7 +160,7 @@ def test_packs_may_be_moved_again_and_their_maps_lead_on_at_once(
     repository: Repository, store: MemoryStore, tmp_path: Path
 ) -> None:
     kept = sparse(repository)
-    run(repository)
+    compact(repository)
     files = left()
     for _ in range(3):
         path = next(iter(files))
@@ -193,9 +170,9 @@ def test_packs_may_be_moved_again_and_their_maps_lead_on_at_once(
         drop(repository, kept)
         kept = made.commit.id
         gc(repository)
-        run(repository, below=1.1)
+        compact(repository, below=1.1)
         check(repository)
-    other = fresh(store, tmp_path / "other")
+    other = node_on(store, tmp_path / "other")
     with closing(other.index):
         check(other)
         found = content(other)
@@ -208,7 +185,7 @@ def test_packs_may_be_moved_again_and_their_maps_lead_on_at_once(
 
 def test_a_map_goes_when_nothing_leads_to_it(repository: Repository, store: MemoryStore) -> None:
     sparse(repository)
-    run(repository)
+    compact(repository)
     assert keys(store, "moved/")
     repository.refs.delete_branch("r", "main")
     result = gc(repository)
@@ -228,13 +205,13 @@ def test_a_commit_that_needs_what_is_to_be_rewritten_away_keeps_it(
     commit(repository, dict.fromkeys(gone))
     drop(repository, first.commit.id)
     age(store, 2 * HOUR)
-    run(repository, grace=HOUR)
-    other = fresh(store, tmp_path / "other")
+    compact(repository, grace=HOUR)
+    other = node_on(store, tmp_path / "other")
     with closing(other.index), closing(other.writer()) as writer:
         made = other.commit("r", "main", lambda root, _: old, writer=writer, message="", author="")
         assert made is not None
         age(store, 2 * HOUR)
-        run(repository, grace=HOUR)
+        compact(repository, grace=HOUR)
         gc(repository)
         check(other)
         assert content(other) == much(1)
@@ -248,7 +225,7 @@ def test_damage_is_not_carried_on(repository: Repository, store: MemoryStore) ->
     data[chunk.place.offset + chunk.place.length - 1] ^= 1
     store.put(key, bytes(data))
     age(store, 10)
-    result = run(repository)
+    result = compact(repository)
     assert [problem for problem in result.problems if key in problem]
     assert key in keys(store, "packs/") and not keys(store, "moved/") & {f"moved/{chunk.place.container.hex()}"}
     with pytest.raises(Damaged):
@@ -267,7 +244,7 @@ def test_a_run_may_die_at_any_request(tmp_path: Path, after: bool, monkeypatch: 
     number, done = 0, False
     while not done:
         store = MemoryStore()
-        repository = open_repository(MovedStore(store), tmp_path / f"index{number}{after}")
+        repository = node_on(store, tmp_path / f"index{number}{after}")
         make_branch(repository)
         sparse(repository)
         faulty = FaultyStore(store)
@@ -275,14 +252,14 @@ def test_a_run_may_die_at_any_request(tmp_path: Path, after: bool, monkeypatch: 
         first = len(faulty.requests)
         faulty.plan = lambda request, at=first + number: fault if request.number == at else None  # type: ignore[misc]
         try:
-            run(dying)
+            compact(dying)
             done = True
         except Crashed:
             pass
         dying.index.close()
         check(repository)
         assert content(repository) == left()
-        run(repository)
+        compact(repository)
         assert size(store) < 200_000
         gc(repository)
         check(repository)

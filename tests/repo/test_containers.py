@@ -62,6 +62,21 @@ def test_a_walk_over_a_far_tree_costs_requests_by_the_container(filled: MemorySt
     assert far.total().requests < 15  # ref, format, three commits, and each pack by range and then whole
 
 
+def test_a_tree_that_was_mended_is_read_as_it_is_now(filled: MemoryStore, tmp_path: Path) -> None:
+    repository = open_repository(Far(filled), tmp_path / "index")
+    root = repository.commits.get(repository.refs.head("r", "main").head.commit).root  # type: ignore[arg-type]
+    whole = {stat.key: filled.get(stat.key)[0] for stat in filled.list("packs/")}
+    for key, data in whole.items():
+        filled.put(key, bytes(len(data)))
+    for _ in range(4):
+        with pytest.raises(Damaged):
+            list(walk(repository.nodes, root))
+    for key, data in whole.items():
+        filled.put(key, data)
+    assert sum(entry.kind == Kind.FILE for _, entry in walk(repository.nodes, root)) == FILES + 2
+    repository.index.close()
+
+
 def test_threads_that_want_one_container_share_its_request(filled: MemoryStore) -> None:
     pack = next(stat for stat in filled.list("packs/") if stat.size > 10_000)
     name = PackId(bytes.fromhex(pack.key.rpartition("/")[2]))
@@ -84,7 +99,7 @@ def test_only_so_much_is_kept_and_everything_is_still_read(tmp_path: Path) -> No
     containers = Containers(far, limit=2 * 1024)
     for _ in range(3):
         for name in names:
-            assert containers.read(Place(name, 16, 16)) == name
+            assert containers.read(Place(name, 1008, 16)) == name
     assert far.traffic()["get"].received >= 2 * 6 * 1024  # six do not fit, so they were read again
 
 

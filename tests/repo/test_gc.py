@@ -2,44 +2,18 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from tests.repo.collecting import HOUR, age, blobs, check, content, gc, keys
-from tests.repo.parts import commit, make_branch, open_repository
-from vfsd.model.commit import encode
-from vfsd.model.errors import Unavailable
-from vfsd.model.ids import CommitId
+from tests.repo.collecting import HOUR, age, blobs, check, content, drop, gc, keys, much, node_on
+from tests.repo.parts import commit, open_repository, put
+from vfsd.model.errors import NotFound, Unavailable
+from vfsd.model.location import parse_location
 from vfsd.repo.repository import Repository, now_ns
+from vfsd.store.faulty import FaultyStore, Request
 from vfsd.store.memory import MemoryStore
-from vfsd.store.moved import MovedStore
-
-
-@pytest.fixture
-def store() -> MemoryStore:
-    return MemoryStore()
-
-
-@pytest.fixture
-def repository(store: MemoryStore, tmp_path: Path) -> Iterator[Repository]:
-    with closing(open_repository(MovedStore(store), tmp_path / "index")) as found:
-        make_branch(found)
-        yield found
-
-
-def fresh(store: MemoryStore, path: Path) -> Repository:
-    """Another node."""
-    return open_repository(MovedStore(store), path)
-
-
-def much(seed: int, count: int = 100, size: int = 4000) -> dict[tuple[bytes, ...], bytes]:
-    """Files that go into packs."""
-    dice = random.Random(seed)
-    return {(b"d%d" % (number % 5), b"f%d" % number): dice.randbytes(size) for number in range(count)}
 
 
 def test_in_a_store_that_is_all_reachable_nothing_is_garbage(repository: Repository, store: MemoryStore) -> None:
@@ -48,7 +22,7 @@ def test_in_a_store_that_is_all_reachable_nothing_is_garbage(repository: Reposit
     before = blobs(store)
     result = gc(repository)
     assert (result.condemned.objects, result.deleted.objects, result.young.objects) == (0, 0, 0)
-    assert result.reachable.commits == 2 and result.reachable.packs == 2
+    assert result.reachable.commits == 2 and result.reachable.packs == 1
     assert blobs(store) == before
 
 
@@ -62,7 +36,7 @@ def test_a_deleted_branch_goes_with_all_that_it_alone_had(repository: Repository
     commit(repository, {(b"more",): b"1"}, branch="try")
     repository.refs.delete_branch("r", "try")
     result = gc(repository)
-    assert (result.deleted.packs, result.deleted.commits) == (2, 2)
+    assert (result.deleted.packs, result.deleted.commits) == (1, 2)
     assert blobs(store) == before
     assert len(keys(store, "globals/")) == 1, "global records go with their commits"
     check(repository)
@@ -74,7 +48,7 @@ def test_the_first_look_changes_nothing(repository: Repository, store: MemorySto
     repository.refs.delete_branch("r", "main")
     before = {stat.key: stat.etag for stat in store.list()}
     result = gc(repository, delete=False)
-    assert result.condemned.packs == 2 and result.deleted.objects == 0
+    assert result.condemned.packs == 1 and result.deleted.objects == 0
     assert {stat.key: stat.etag for stat in store.list()} == before
 
 
@@ -114,11 +88,34 @@ def test_a_branch_may_be_made_again_while_its_commits_wait(repository: Repositor
     assert content(repository) == {(b"a",): b"1", **much(1), (b"b",): b"2"}
 
 
+def test_a_writer_that_slept_for_longer_than_lists_are_known_makes_no_commit_of_what_went(
+    repository: Repository, store: MemoryStore, tmp_path: Path
+) -> None:
+    commit(repository, {(b"a",): b"1"})
+    away = node_on(store, tmp_path / "away")
+    with closing(away.index):
+        with closing(away.writer()) as writer:
+            tree = put(much(2), away)(away.root(parse_location("r/main")), writer)
+            writer.flush()
+            age(store, 2 * HOUR)
+            assert gc(repository, grace=HOUR).condemned.packs > 0
+            age(store, 2 * HOUR)
+            assert gc(repository, grace=HOUR).deleted.packs > 0
+            age(store, 31 * 24 * HOUR)
+            gc(repository, grace=HOUR)
+            writer.pointers.begun -= 31 * 24 * HOUR
+            with pytest.raises(Unavailable, match="try again, and it is stored anew"):
+                away.commit("r", "main", lambda _, __: tree, writer=writer, message="m", author="a")
+        assert commit(away, much(2)) is not None
+        check(away)
+        assert content(away) == {(b"a",): b"1", **much(2)}
+
+
 def test_what_is_gone_is_stored_anew_by_a_node_that_knew_it(
     repository: Repository, store: MemoryStore, tmp_path: Path
 ) -> None:
     commit(repository, {(b"a",): b"1"})
-    away = fresh(store, tmp_path / "away")
+    away = node_on(store, tmp_path / "away")
     with closing(away.index):
         made = commit(away, much(2))
         assert made is not None
@@ -132,6 +129,38 @@ def test_what_is_gone_is_stored_anew_by_a_node_that_knew_it(
         assert content(away) == {(b"a",): b"1", **much(2)}
 
 
-def drop(repository: Repository, *commits: CommitId) -> None:
-    headers = [encode(repository.commits.get(one).header) for one in commits]
-    repository.drops.add(headers, time=now_ns(), author="tester", reason="")
+def test_a_branch_that_cannot_be_made_is_not_taken_from_who_moved_it_meanwhile(
+    repository: Repository, store: MemoryStore, tmp_path: Path
+) -> None:
+    kept = commit(repository, {(b"a",): b"1"})
+    assert kept is not None and kept.head.commit is not None
+    repository.create_branch("r", "try", kept.head.commit, now_ns())
+    going = commit(repository, {(b"b",): b"2"}, branch="try")
+    assert going is not None
+    repository.refs.delete_branch("r", "try")
+    other = node_on(store, tmp_path / "other")
+    other.commits.get(going.commit.id)
+    age(store, 2 * HOUR)
+    assert gc(repository).deleted.commits == 1
+
+    def plan(request: Request) -> None:
+        if request.kind == "get" and request.key == "gc/state":
+            repository.refs.move(repository.refs.head("r", "try"), kept.commit.id, now_ns())
+
+    late = node_on(FaultyStore(store, plan), tmp_path / "other")
+    with closing(late.index), pytest.raises(NotFound):
+        late.create_branch("r", "try", going.commit.id, now_ns())
+    assert repository.refs.head("r", "try").commit == kept.commit.id
+    repository.refs.delete_branch("r", "try")
+    with closing(other.index), pytest.raises(NotFound):
+        other.create_branch("r", "try", going.commit.id, now_ns())
+    assert [branch for _, branch, _ in repository.refs.branches()] == ["main"]
+
+
+def test_uploads_of_others_in_the_bucket_are_left_alone(repository: Repository, store: MemoryStore) -> None:
+    faulty = FaultyStore(store)
+    node = open_repository(faulty, Path(repository.index.file.path).parent / "again")
+    with closing(node.index):
+        gc(node)
+    asked = [request.key for request in faulty.requests if request.kind == "abort_uploads"]
+    assert asked and all(prefix in {"packs/", "moved/"} for prefix in asked)

@@ -4,6 +4,7 @@ die: nothing that a branch leads to is ever lost, and in the end nothing else is
 
 from __future__ import annotations
 
+import itertools
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
@@ -14,11 +15,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from tests.repo.collecting import age, blobs, check, content, gc, keys
+from tests.repo.collecting import age, blobs, check, content, gc, keys, node_on
 from tests.repo.parts import Path_, boundary_bits, commit, make_branch, open_repository
 from vfsd.model.commit import encode
 from vfsd.model.entry import Entry, Kind
-from vfsd.model.errors import NotFound, VfsdError
+from vfsd.model.errors import Conflict, NotFound, VfsdError
 from vfsd.model.ids import CommitId
 from vfsd.model.location import parse_location
 from vfsd.repo import guard as guard_module
@@ -28,7 +29,6 @@ from vfsd.repo.tree import apply, change_set, find
 from vfsd.repo.writer import BlobWriter
 from vfsd.store.faulty import Crashed, Fault, FaultyStore, Request, no_faults
 from vfsd.store.memory import MemoryStore
-from vfsd.store.moved import MovedStore
 from vfsd.store.pack import CHUNK, NODE
 
 Files = dict[Path_, bytes]
@@ -61,13 +61,13 @@ class Node:
         self.memory = memory
         self.path = path
         self.faulty = FaultyStore(memory)
-        self.repository = open_repository(MovedStore(self.faulty), path)
+        self.repository = node_on(self.faulty, path)
 
     def restart(self) -> None:
         """A new process on the same index."""
         self.repository.index.close()
         self.faulty = FaultyStore(self.memory)
-        self.repository = open_repository(MovedStore(self.faulty), self.path)
+        self.repository = node_on(self.faulty, self.path)
 
 
 class Collecting(RuleBasedStateMachine):
@@ -309,7 +309,7 @@ class Collecting(RuleBasedStateMachine):
         if not hasattr(self, "exits"):
             return
         self.fresh += 1
-        fresh = open_repository(MovedStore(self.memory), self.folder / f"fresh{self.fresh}")
+        fresh = node_on(self.memory, self.folder / f"fresh{self.fresh}")
         with closing(fresh.index):
             check(fresh)
             for branch, head in self.branches.items():
@@ -363,7 +363,7 @@ class Meeting:
     def end(self, *, written: bool) -> None:
         """What was acknowledged is there, now and after more runs."""
         for _ in range(3):
-            fresh = open_repository(MovedStore(self.memory), self.folder / "fresh")
+            fresh = node_on(self.memory, self.folder / "fresh")
             with closing(fresh.index):
                 check(fresh)
                 found = content(fresh)
@@ -474,6 +474,47 @@ def test_what_waits_for_its_deletion_can_still_be_needed(kind: type[Meeting], tm
         age(meeting.memory, 2 * GRACE)
         gc(meeting.keeper.repository, grace=GRACE)
         meeting.end(written=True)
+
+
+def test_whenever_in_a_collection_another_one_deletes_what_was_given_up_since_it_says_so_or_goes_on(
+    tmp_path: Path,
+) -> None:
+    """Before each of its reads."""
+    with small_objects():
+        at, done = 0, False
+        while not done:
+            memory = MemoryStore()
+            writer, other, keeper = (Node(memory, tmp_path / f"{name}{at}") for name in ("writer", "other", "keeper"))
+            make_branch(writer.repository)
+            commit(writer.repository, {(b"a",): b"1" * 500})
+            writer.repository.refs.create_branch("r", "try", None, now_ns())
+            for number in range(3):
+                commit(writer.repository, {(b"d", b"%d" % number): bytes([number]) * 900}, branch="try")
+            reads, met = itertools.count(), []
+
+            def plan(
+                request: Request, reads: Iterator[int] = reads, at: int = at, met: list[int] = met,
+                writer: Node = writer, other: Node = other, memory: MemoryStore = memory,
+            ) -> None:
+                if request.kind in {"get", "get_range"} and next(reads) == at:
+                    met.append(at)
+                    writer.repository.refs.delete_branch("r", "try")
+                    age(memory, 1)
+                    gc(other.repository)
+
+            keeper.faulty.plan = plan
+            try:
+                gc(keeper.repository)
+            except Conflict as error:
+                assert "run this again" in str(error) or "another run" in str(error)
+            keeper.faulty.plan = no_faults
+            done = not met
+            check(writer.repository)
+            assert content(writer.repository) == {(b"a",): b"1" * 500}
+            for node in (writer, other, keeper):
+                node.repository.index.close()
+            at += 1
+        assert at > 8
 
 
 TestCollecting = Collecting.TestCase

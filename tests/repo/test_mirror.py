@@ -142,10 +142,32 @@ def test_a_large_directory_comes_in_several_commits(
     for name in ("a", "b", "c"):
         (folder / name).mkdir()
         fill(folder / name, 12)
+    looked: list[bytes] = []
+    lstat = os.lstat
+    monkeypatch.setattr(os, "lstat", lambda path: looked.append(path) or lstat(path))
     last = once(repository, folder)
     assert last.committed is not None
+    files = [path for path in looked if os.path.basename(path).isdigit()]
+    assert sorted(files) == sorted({*files}), "none is looked at for each commit again"
     assert len(last.committed.commit.ancestors) == 3
     assert len(read_files(repository, repository.root(MAIN))) == 36
+
+
+def test_what_changes_between_commits_of_a_large_directory_is_not_missed(
+    repository: Repository, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mirror_module, "BATCH", 10)
+    for name in ("a", "b"):
+        (folder / name).mkdir()
+        fill(folder / name, 12)
+    with closing(mirror(repository, folder)) as one:
+        look = one.round(Look(whole=True)).rest
+        (folder / "a" / "00003").write_text("changed")
+        look.add((b"a", b"00003"))
+        while look:
+            look = one.round(look).rest
+    assert content(repository, b"a", b"00003") == b"changed"
+    assert len(read_files(repository, repository.root(MAIN))) == 24
 
 
 def test_a_round_beyond_its_deadline_commits_what_it_has(repository: Repository, folder: Path) -> None:

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import secrets
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
+
 import pytest
 
+from tests.servers import BUCKET, S3Server
 from vfsd.model.commit import BranchHead, Tag, encode
 from vfsd.model.errors import AlreadyExists, Conflict, Damaged, InvalidArgument, NotFound, ReadOnly
 from vfsd.model.ids import CommitId, GlobalId
 from vfsd.repo.refs import Refs, check_writable, ref_key
 from vfsd.store.memory import MemoryStore
+from vfsd.store.s3 import S3Store
 
 ONE, TWO = CommitId("1" * 64), CommitId("2" * 64)
 GID = GlobalId("a" * 32)
@@ -45,6 +52,25 @@ def test_names_that_could_not_be_typed_are_refused(refs: Refs, name: str) -> Non
         refs.create_branch("r", name, None, 1)
     with pytest.raises(InvalidArgument):
         refs.create_tag("r", name, ONE, 1)
+
+
+def test_of_64_that_create_a_branch_at_once_one_does(moto: S3Server, s3_credentials: None) -> None:
+    start = threading.Barrier(64)
+    with closing(S3Store(BUCKET, secrets.token_hex(8), moto.endpoint)) as store:
+        refs = Refs(store)
+
+        def create(number: int) -> list[int]:
+            won = []
+            for turn in range(3):
+                start.wait(60)
+                with suppress(AlreadyExists):
+                    refs.create_branch("r", f"branch-{turn}", None, number)
+                    won.append(turn)
+            return won
+
+        with ThreadPoolExecutor(64) as pool:
+            won = [turn for turns in pool.map(create, range(64)) for turn in turns]
+    assert sorted(won) == [0, 1, 2]
 
 
 def test_a_branch_moves_only_from_the_version_that_was_read(refs: Refs) -> None:

@@ -53,7 +53,7 @@ def test_a_store_is_made_once_and_says_what_it_is() -> None:
     made = init_store(store)
     assert read_format(store) == made
     assert made.shared
-    assert (made.chunk_min, made.chunk_avg, made.chunk_max) == (1 << 18, 1 << 20, 1 << 22)
+    assert (made.chunk_min, made.chunk_avg, made.chunk_max) == (5632, 22528, 90112)
     with pytest.raises(AlreadyExists):
         init_store(store)
     assert [stat.key for stat in store.list()] == [FORMAT_KEY], "trying its conditions left nothing behind"

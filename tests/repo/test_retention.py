@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import tracemalloc
+from collections.abc import Callable
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.repo.collecting import age, blobs, check, content, gc
-from tests.repo.parts import commit, make_branch, open_repository
-from tests.repo.test_gc import much
+from tests.repo.collecting import HOUR, age, blobs, check, content, gc, keys, much, node_on
+from tests.repo.parts import commit, put
 from vfsd.model.commit import Provenance
 from vfsd.model.errors import InvalidArgument, NotFound, Refused
 from vfsd.model.ids import CommitId
 from vfsd.model.location import parse_location
+from vfsd.model.observation import Observation, ObservedJob, Writer, encode_observation
+from vfsd.repo.drops import MANY
 from vfsd.repo.global_view import as_of_global
 from vfsd.repo.rebuild import rebuild
 from vfsd.repo.repository import Repository, now_ns
@@ -30,22 +33,12 @@ from vfsd.repo.retention import (
     kept,
     plan,
 )
+from vfsd.store.counting import CountingStore
 from vfsd.store.memory import MemoryStore
-from vfsd.store.moved import MovedStore
+from vfsd.store.wrapped import WrappedStore
 
 DAY = 86400 * 10**9
-
-
-@pytest.fixture
-def store() -> MemoryStore:
-    return MemoryStore()
-
-
-@pytest.fixture
-def repository(store: MemoryStore, tmp_path: Path) -> Iterator[Repository]:
-    with closing(open_repository(MovedStore(store), tmp_path / "index")) as found:
-        make_branch(found)
-        yield found
+T = TypeVar("T")
 
 
 def history(repository: Repository, count: int = 5) -> list[CommitId]:
@@ -90,7 +83,7 @@ def test_its_bytes_go_with_the_next_collection_and_its_header_stays(
     assert not {f"commits/{made[1]}", f"commits/{made[2]}"} & blobs(store)
     check(repository)
     assert content(repository, f"r/main@{made[3]}") == before
-    other = open_repository(MovedStore(store), tmp_path / "other")
+    other = node_on(store, tmp_path / "other")
     with closing(other.index):
         check(other)
         assert [one.id for one in other.commits.log(made[-1])] == made[::-1]
@@ -148,6 +141,19 @@ def test_a_tag_keeps_the_contents_of_a_commit_that_is_dropped_at_the_same_moment
     gc(repository)
     check(repository)
     assert content(repository, "r/main@v1")[b"last",] == b"1" * 3000
+
+
+def test_looking_for_what_was_dropped_costs_nothing_for_what_is_known(repository: Repository) -> None:
+    made = history(repository, 2)
+    header = repository.commits.header(made[0])
+    dropped = [header.replace(b'"message":"', b'"message":"%d' % number) for number in range(2000)]
+    assert len(set(dropped)) == 2000
+    repository.drops.add(dropped, time=1, author="tester", reason="")
+    tracemalloc.start()
+    repository.drops.refresh()
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 100_000, "bytes"
 
 
 def test_no_ref_can_be_made_at_a_dropped_commit(repository: Repository) -> None:
@@ -322,3 +328,120 @@ def test_rules_are_found_by_the_names_that_they_are_of(repository: Repository) -
     assert [(repo, branch) for repo, branch, _ in rules.all()] == [("r", None), ("rx", None), ("r", "main")]
     rules.delete_repo("r")
     assert [(repo, branch) for repo, branch, _ in rules.all()] == [("rx", None)]
+
+
+def test_records_and_lineage_of_commits_to_which_nothing_leads_go_and_others_stay(
+    repository: Repository, store: MemoryStore, tmp_path: Path
+) -> None:
+    made = history(repository, 3)
+    repository.create_branch("r", "try", made[-1], now_ns())
+    tries = [_seen(repository, "try", number) for number in range(3)]
+    stays = _seen(repository, "main", 3)
+    let_go(repository, made[1])
+    let_go(repository, tries[0], tries[1])
+    age(store, 100)
+    other = node_on(store, tmp_path / "other")
+    with closing(other.index):
+        other.drops.refresh()
+        assert gc(repository).records == 0
+        assert len(keys(store, "dropped/")) == 2 and len(keys(store, "lineage/")) == 4
+        repository.refs.delete_branch("r", "try")
+        age(store, 100)
+        gc(repository)  # the commits, and what is of them by the next run
+        age(store, 100)
+        assert gc(repository, delete=False).records == gc(repository).records > 0
+        assert len(keys(store, "dropped/")) == 1
+        assert {key.split("/")[1] for key in keys(store, "lineage/")} == {stays}
+        other.drops.refresh()
+        assert other.drops.find(tries[0]) is None and other.drops.find(made[1]) is not None
+    check(repository)
+    assert [one.id for one in repository.commits.log(stays)] == [stays, *made[::-1]]
+    assert repository.observations.get(repository.commits.get(stays)).commands == "sh"
+    assert gc(repository).records == 0
+
+
+def test_many_small_records_become_one_a_day_later_and_say_what_they_said(
+    repository: Repository, store: MemoryStore, tmp_path: Path
+) -> None:
+    made, other = history(repository, 2 * MANY), node_on(store, tmp_path / "other")
+    with closing(other.index):
+        for part in (made[:MANY], made[MANY:-1]):
+            for number, one in enumerate(part):
+                let_go(repository, one, reason=f"reason {number}")
+            other.drops.refresh()
+            before = keys(store, "dropped/")
+            for _ in range(2):  # whoever lists may miss what is young
+                gc(repository)
+                assert len(keys(store, "dropped/") - before) == 1 and keys(store, "dropped/") > before
+            age(store, 48 * HOUR)
+            gc(repository)
+            assert len(keys(store, "dropped/")) == 1
+            told = {one: repository.drops.find(one) for one in made}
+            assert [one for one in made if told[one] is None] == made[made.index(part[-1]) + 1 :]
+            counted = CountingStore(store)
+            fresh = node_on(counted, tmp_path / part[0])
+            with closing(fresh.index):
+                counted.reset()
+                fresh.drops.refresh()
+                assert counted.total().requests == 2
+                for node in (repository, other, fresh):
+                    node.drops.refresh()
+                    assert {one: node.drops.find(one) for one in made} == told
+        check(repository)
+
+
+class Hasty(WrappedStore):
+    """Does something before the first read of a record of dropped commits."""
+
+    before: Callable[[], object] | None = None
+
+    def _around(self, kind: str, key: str, sent: int, act: Callable[[], T]) -> T:
+        before = self.before
+        if before is not None and kind == "get" and key.startswith("dropped/"):
+            self.before = None
+            before()
+        return act()
+
+
+def test_a_record_that_goes_while_it_is_read_is_found_where_it_was_merged(
+    repository: Repository, store: MemoryStore, tmp_path: Path
+) -> None:
+    made = history(repository, MANY + 1)
+    for one in made[:-1]:
+        let_go(repository, one)
+
+    def merge() -> None:
+        gc(repository)
+        age(store, 48 * HOUR)
+        gc(repository)
+
+    hasty = Hasty(store)
+    hasty.before = merge
+    other = node_on(hasty, tmp_path / "other")
+    with closing(other.index):
+        other.drops.refresh()
+        assert hasty.before is None and len(keys(store, "dropped/")) == 1
+        assert all(other.drops.find(one) is not None for one in made[:-1])
+
+
+def test_the_record_of_what_a_waiting_commit_comes_from_stays(repository: Repository, store: MemoryStore) -> None:
+    """Its branch may be made again until then."""
+    made = history(repository, 3)
+    let_go(repository, made[1])
+    repository.refs.delete_branch("r", "main")
+    age(store, 2 * HOUR)
+    assert gc(repository, grace=HOUR).condemned.commits == 3
+    assert gc(repository, grace=HOUR).records == 0
+    repository.create_branch("r", "main", made[2], now_ns())
+    check(repository)
+    assert [one.id for one in repository.commits.log(made[2])] == made[::-1]
+
+
+def _seen(repository: Repository, branch: str, number: int) -> CommitId:
+    """A commit whose writer was seen."""
+    lineage = encode_observation(Observation((ObservedJob("sh", False, (), (Writer("sh", ()),)),)))
+    change = put({(b"seen",): b"%d" % number}, repository)
+    with closing(repository.writer()) as writer:
+        made = repository.commit("r", branch, change, writer=writer, message="", author="", lineage=lineage)
+    assert made is not None
+    return made.commit.id

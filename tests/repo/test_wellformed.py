@@ -14,7 +14,7 @@ from vfsd.model.node import Child, ChunkLeaf, Inner, Leaf, Node
 from vfsd.repo.chunklist import ChunkListBuilder
 from vfsd.repo.directory import DirectoryBuilder
 from vfsd.repo.wellformed import Expected, children, entry_fault, faults
-from vfsd.repo.writer import _point
+from vfsd.repo.writer import pointer_to
 
 FILE = file_entry(b"a", b"bytes")
 LINK = Entry(b"l", Kind.SYMLINK, 0o777, 0, 0, 0, 2, symlink_digest(b"up"), extra=Extra(target=b"up"))
@@ -94,7 +94,7 @@ def test_an_entry_that_contradicts_itself_is_described(entry: Entry, said: str) 
 
 def pointer(node: Node, **more: object) -> Expected:
     return msgspec.structs.replace(
-        Expected(_point(node, NodeId(b"i" * 32), PLACE), isinstance(node, Leaf | Inner)), **more
+        Expected(pointer_to(node, NodeId(b"i" * 32), PLACE), isinstance(node, Leaf | Inner)), **more
     )
 
 

@@ -12,6 +12,7 @@ from vfsd.index.index import Index
 from vfsd.model.entry import Kind
 from vfsd.repo.diff import diff
 from vfsd.repo.repository import Repository, read_format
+from vfsd.store.moved import MovedStore
 from vfsd.store.open import open_store
 
 Version = tuple[str, str]  # path, digest of the content
@@ -22,7 +23,7 @@ def versions(url: str, index: Path, repo: str, branch: str) -> list[set[Version]
     """What each commit of the branch, the oldest first, has that the one before did not have so."""
     found = []
     with closing(open_store(url)) as store:
-        repository = Repository(store, Index(str(index)), read_format(store))
+        repository = Repository(MovedStore(store), Index(str(index)), read_format(store))
         with closing(repository.index):
             head = repository.refs.head(repo, branch).commit
             commits = [] if head is None else list(repository.commits.log(head))

@@ -208,6 +208,7 @@ class Example:
             written.absent = False
             if whole:
                 written.states = written.states[-1:]
+                written.synced = True
 
     def unlink(self, where: Where) -> None:
         """unlink(2)."""

@@ -17,6 +17,7 @@ from tests.slow.model import EXCHANGE, rename
 
 pytestmark = pytest.mark.slow
 SECONDS = float(os.environ.get("VFSD_TEST_SECONDS", "30"))
+SEED = int(os.environ.get("VFSD_TEST_SEED", "0"))
 WRITERS = 8
 NAMES = 200  # of each writer
 SIZES = [0, 1, 100, 4096, 20_000, 150_000, 400_000]
@@ -24,8 +25,8 @@ SIZES = [0, 1, 100, 4096, 20_000, 150_000, 400_000]
 
 def write_until(folder: str, number: int, seconds: float, record_path: str) -> None:
     """One writer: works on names of its own in the directory of all, and writes down, elsewhere, what is to be there:
-    name → SHA-256 of the content."""
-    dice = random.Random(number)
+    name → SHA-256 of the content and the mtime."""
+    dice = random.Random(SEED * WRITERS + number)
     record: dict[str, str] = {}
     end = time.monotonic() + seconds
     operations = 0
@@ -55,18 +56,22 @@ def write_until(folder: str, number: int, seconds: float, record_path: str) -> N
 
 
 def _make(path: str, dice: random.Random) -> str:
-    """Write a file, in place or beside and renamed over; the SHA-256 of what is in it."""
+    """Write a file, in place or beside and renamed over; what `seen` says of it."""
     data = dice.randbytes(dice.choice(SIZES))
     beside = f"{path}.new" if dice.random() < 0.5 else path
     with open(beside, "wb") as file:
         file.writelines(data[start : start + 50_000] for start in range(0, len(data), 50_000))
     if beside != path:
         os.rename(beside, path)
-    return hashlib.sha256(data).hexdigest()
+    return seen(Path(path), data)
+
+
+def seen(path: Path, data: bytes) -> str:
+    return f"{hashlib.sha256(data).hexdigest()} {path.stat().st_mtime_ns}"
 
 
 def found_in(folder: Path) -> dict[str, str]:
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
+    return {path.name: seen(path, path.read_bytes()) for path in folder.iterdir()}
 
 
 def test_eight_writers_in_one_directory_lose_nothing_while_commits_go_on(node: Mounted) -> None:

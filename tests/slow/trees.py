@@ -25,14 +25,16 @@ class Thing:
     xattrs: dict[str, bytes]
 
 
-def look(top: bytes) -> dict[Where, Thing]:
-    """All that is below a directory."""
+def look(top: bytes, prefix: bytes = b"") -> dict[Where, Thing]:
+    """All that is below a directory, and whose name in it begins with the prefix: others may work on the rest."""
     found: dict[Where, Thing] = {}
     groups: dict[int, Where] = {}
 
     def walk(folder: bytes, where: Where) -> None:
         for name in sorted(os.listdir(folder)):
             path, here = os.path.join(folder, name), (*where, name)
+            if not here[0].startswith(prefix):
+                continue
             info = os.lstat(path)
             kind = stat.S_IFMT(info.st_mode)
             content = b""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import threading
 import time
 from collections.abc import Iterable
@@ -79,6 +80,24 @@ class ObjectStoreConformance:
         store.put(key, b"0123456789")
         asked = [(0, 10), (3, 4), (8, 100), (9, 1), (10, 1), (500, 5), (4, 0)]
         assert [store.get_range(key, *span) for span in asked] == [b"0123456789", b"3456", b"89", b"9", b"", b"", b""]
+
+    @pytest.mark.parametrize("key", ["packs/ab/abcd", "refs/r/main"])
+    def test_a_large_range_ends_with_the_object(self, store: ObjectStore, key: str) -> None:
+        content = random.Random(1).randbytes(3_000_000)
+        store.put(key, content)
+        for start, length in ((0, 3_000_000), (1_000_001, 1_500_000), (1_500_000, 2_000_000), (3_000_000, 1 << 20)):
+            assert store.get_large(key, start, length) == content[start : start + length]
+        with pytest.raises(NotFound):
+            store.get_large("packs/cd/cdef", 0, 1 << 20)
+
+    def test_large_ranges_that_are_held_stay_as_they_are(self, store: ObjectStore) -> None:
+        content = random.Random(2).randbytes(8 << 20)
+        store.put("packs/ab/abcd", content)
+        held = [store.get_large("packs/ab/abcd", at << 20, 1 << 20) for at in range(8)]
+        parts = [piece[1000:2000] for piece in held]
+        del held
+        assert [store.get_large("packs/ab/abcd", at << 20, 1 << 20) for at in range(8)]
+        assert parts == [content[(at << 20) + 1000 : (at << 20) + 2000] for at in range(8)]
 
     @pytest.mark.parametrize("key", ["packs/ab/abcd", "refs/r/main"])
     def test_all_calls_agree_on_an_objects_etag_and_size(self, store: ObjectStore, key: str) -> None:

@@ -12,10 +12,12 @@ import pytest
 from tests.servers import BUCKET, S3Server
 from tests.store.conformance import ObjectStoreConformance
 from vfsd.store import ObjectStore
+from vfsd.store.api import Buffer, ETag
 from vfsd.store.counting import CountingStore
 from vfsd.store.faulty import FaultyStore
 from vfsd.store.local import LocalStore
 from vfsd.store.memory import MemoryStore
+from vfsd.store.own_conditions import OwnConditions
 from vfsd.store.s3 import S3Store
 
 
@@ -36,6 +38,22 @@ class TestFaultyStoreWithoutFaults(ObjectStoreConformance):
     @pytest.fixture
     def store(self) -> ObjectStore:
         return FaultyStore(CountingStore(MemoryStore()))
+
+
+class Careless(MemoryStore):
+    """What some S3 servers make of conditions."""
+
+    def put_if_absent(self, key: str, data: Buffer) -> ETag:
+        return self.put(key, data)
+
+    def put_if_match(self, key: str, data: Buffer, etag: ETag) -> ETag:
+        return self.put(key, data)
+
+
+class TestOwnConditions(ObjectStoreConformance):
+    @pytest.fixture
+    def store(self, tmp_path: Path) -> ObjectStore:
+        return OwnConditions(Careless(), str(tmp_path / "locks"))
 
 
 class TestS3StoreOnMoto(ObjectStoreConformance):

@@ -22,7 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.store.conformance import raise_counter
-from vfsd.model.errors import AccessDenied, Conflict, InvalidArgument, NoSpace, Unavailable
+from vfsd.model.errors import AccessDenied, Conflict, InvalidArgument, NoSpace, NotFound, Unavailable
 from vfsd.store.local import OPEN_FILES, STALE, LocalStore
 
 ROUNDS = 40
@@ -288,6 +288,18 @@ def test_open_packs_are_bounded_and_closed_with_the_store(tmp_path: Path) -> Non
 
 
 # listings
+
+
+def test_what_another_process_mended_or_deleted_is_read_as_it_is_now(store: LocalStore, tmp_path: Path) -> None:
+    key = "packs/aa/" + "a" * 32
+    store.put(key, b"damaged")
+    assert store.get_range(key, 0, 10) == b"damaged"
+    with closing(LocalStore(str(tmp_path / "store"))) as other:
+        other.put(key, b"mended")
+        assert store.get_range(key, 0, 10) == b"mended"
+        other.delete(key)
+        with pytest.raises(NotFound):
+            store.get_range(key, 0, 10)
 
 
 def test_files_that_are_no_objects_are_not_listed(store: LocalStore, tmp_path: Path) -> None:

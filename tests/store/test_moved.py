@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from vfsd.model.entry import Place
 from vfsd.model.errors import Damaged, NotFound
 from vfsd.model.ids import hash_bytes
+from vfsd.store import moved
 from vfsd.store.blob import container_key, read_stored
 from vfsd.store.counting import CountingStore
 from vfsd.store.memory import MemoryStore
@@ -144,3 +145,17 @@ def test_a_map_that_is_none_is_named() -> None:
         read_map(store, b"\1" * 16)
     with pytest.raises(Damaged):
         MovedStore(store).get_range(container_key(b"\1" * 16), 8, 10)
+
+
+def test_long_maps_do_not_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(moved, "LINES", 250)
+    store = MemoryStore()
+    packs = [pack_of([b"%d %d" % (seed, number) for number in range(100)]) for seed in range(10)]
+    for builder, there in packs:
+        put(store, builder)
+        move(store, builder.id, [(hash_bytes(b"x"), place) for place in there])
+    wrapped = MovedStore(store)
+    for _ in range(2):
+        for seed, (_, places) in enumerate(packs):
+            assert read_stored(wrapped, places[7]) == b"\0%d 7" % seed
+            assert sum(wrapped.maps.known(builder.id) is not None for builder, _ in packs) <= 2

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import itertools
 import secrets
+import threading
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, nullcontext
 from datetime import UTC, datetime
 
 import pytest
 
 from tests.proxy import Mishap, Options, Proxy, proxy_to
 from tests.servers import BUCKET, S3Server, free_ports
-from tests.store.gateway import Answer, Gateway, Request, gateway_to
+from tests.store.gateway import Answer, Gateway, Request, gateway_to, pass_on
 from vfsd.model.errors import AccessDenied, Conflict, InvalidArgument, NotFound, Unavailable
 from vfsd.store import ObjectStore, open_store, retry, s3, s3_requests
+from vfsd.store.buffers import whole_pages
 from vfsd.store.s3 import S3Store
 from vfsd.store.s3_client import parse_time
 from vfsd.store.s3_options import S3Options
@@ -172,6 +174,21 @@ def test_a_range_of_another_length_or_place_is_not_taken_for_the_right_one(
                 store.get_range("packs/ab/abcd", 0, 100)
 
 
+def test_a_large_range_begins_its_memory_also_of_a_server_that_sends_the_whole_object(gateway: Gateway) -> None:
+    whole = secrets.token_bytes(4 << 20)
+
+    def send_all(request: Request, ask: Callable[[], Answer]) -> Answer:
+        return Answer(200, {}, whole) if request.method == "GET" else ask()
+
+    with closing(opened(gateway.endpoint)) as store:
+        store.put("packs/ab/abcd", whole)
+        for meddle in (pass_on, send_all):
+            gateway.meddle = meddle
+            view = store.get_large("packs/ab/abcd", 1000, 2 << 20)
+            assert view == whole[1000 : 1000 + (2 << 20)]
+            assert whole_pages(view)[: len(view)] == view  # as the disk cache writes it
+
+
 def test_retrying_ends_when_the_time_is_up(proxy: Proxy) -> None:
     with closing(opened(proxy.endpoint, retry_s=3.0)) as store:
         proxy.set(Options(mishaps={Mishap.SLOW_DOWN: 1.0}))
@@ -253,6 +270,31 @@ def test_a_server_that_sends_nothing_is_given_up_after_the_timeout(gateway: Gate
         gateway.meddle = hang
         assert [store.get("refs/r/main")[0] for _ in range(2)] == [b"content"] * 2
         assert len(gateway.seen) == 5
+
+
+@pytest.mark.parametrize("others", [b"", b"hers"])
+def test_a_conditional_write_that_is_answered_too_late_is_asked_again_and_told_from_one_that_lost(
+    gateway: Gateway, others: bytes
+) -> None:
+    """Also where one answer that does not come takes all of the time that a call may be tried again."""
+    done = threading.Event()
+
+    def answer_late(request: Request, ask: Callable[[], Answer]) -> Answer:
+        if request is not gateway.seen[0]:
+            return ask()
+        if others:
+            request.body[:] = others  # somebody else's write, which comes first
+        answer = ask()
+        done.wait(10)
+        return answer
+
+    gateway.meddle = answer_late
+    with closing(opened(gateway.endpoint, read_timeout_s=0.5, retry_s=0.5, hedge=0)) as store:
+        with pytest.raises(Conflict) if others else nullcontext():
+            store.put_if_absent("refs/r/main", b"mine")
+        done.set()
+        assert [request.method for request in gateway.seen] == ["PUT", "PUT", "GET"]
+        assert store.get("refs/r/main")[0] == (others or b"mine")
 
 
 def test_no_more_requests_are_under_way_than_connections_are_allowed(proxy: Proxy) -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import itertools
 import os
 import tempfile
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path as FilePath
 
 from tests.repo.parts import make_branch, open_repository
 from vfsd.index.journal import JournalFile
-from vfsd.model.entry import Entry, Kind
+from vfsd.model.entry import Chunk, Entry, Kind
 from vfsd.model.ids import CommitId
 from vfsd.repo.chunklist import content_of
 from vfsd.repo.content import read_content
@@ -21,7 +22,7 @@ from vfsd.repo.tree import apply, find, walk
 from vfsd.store.blob import read_chunk
 from vfsd.store.memory import MemoryStore
 from vfsd.worktree.adopt import Stale, adopt
-from vfsd.worktree.freeze import Frozen, Storer, as_before, freeze, keep_records, thaw
+from vfsd.worktree.freeze import Frozen, Storer, as_before, forget_unused, freeze, keep_records, thaw
 from vfsd.worktree.node import WorkNode
 from vfsd.worktree.replay import replay, staged_names
 from vfsd.worktree.staging import Staging
@@ -60,25 +61,24 @@ class Bench:
         """As a daemon that starts."""
         self.journal = JournalFile(os.path.join(self.folder.name, "journal.sqlite"))
         self.staging = Staging(os.path.join(self.folder.name, "staging"))
-        used = set()
-        for row in self.journal.branches():
-            used |= staged_names(self.journal.records(row.id))
-        self.staging.clean(used)
+        self.staging.clean({row.id: staged_names(self.journal.records(row.id)) for row in self.journal.branches()})
         row = self.journal.branch("r", "main", self.head.commit or "")
         self.at_commit = row.base
         self.base = self.root_of(CommitId(row.base) if row.base else None)
         self.tree = Worktree(
-            row, self.base, nodes=self.repository.nodes, blocking=self.repository.nodes, chunks=self.chunk,
-            journal=self.journal, staging=self.staging, numbers=itertools.count(2), on_change=lambda: None,
+            row, self.base, nodes=self.repository.nodes, blocking=self.repository.nodes, chunks=self.many,
+            journal=self.journal, staging=self.staging, numbers=itertools.count(2), number=1, on_change=lambda: None,
         )  # fmt: skip
         self.row = row
         self.done = 0 if replay(self.tree, self.adopt) else self.tree.last_record
+        self.staging.opened(row.id)
         self.head = self.repository.refs.head("r", "main")
         if (self.head.commit or "") != self.at_commit:
             self.follow()
 
-    def chunk(self, chunk: object) -> bytes:
-        return read_chunk(self.store, chunk)  # type: ignore[arg-type]
+    def many(self, chunks: Sequence[Chunk], *, small: bool) -> list[bytes]:
+        """A ChunkSource."""
+        return [read_chunk(self.store, chunk) for chunk in chunks]
 
     def crash(self) -> None:
         """kill -9, and a new daemon."""
@@ -98,12 +98,15 @@ class Bench:
     # Committing, as LiveBranches does
 
     def freeze(self) -> Frozen | None:
-        return freeze(self.tree)
+        frozen = freeze(self.tree)
+        if frozen is not None:
+            keep_records(self.tree, frozen)
+        return frozen
 
     def store_commit(self, frozen: Frozen) -> Head:
         """Store and commit what was frozen, and tell nobody."""
         with closing(self.repository.writer()) as writer:
-            sub = Storer(self.repository.chunker, writer, self.repository.nodes, self.chunk).changes(frozen)
+            sub = Storer(self.repository.chunker, writer, self.repository.nodes, self.many).changes(frozen)
             made = self.repository.commit(
                 "r", "main", lambda root, sink: apply(self.repository.nodes, sink, root, sub), writer=writer,
                 message="", author="",
@@ -116,9 +119,9 @@ class Bench:
         root = self.root_of(head.commit)
         changes = list(diff(self.repository.nodes, self.base, root))
         changes += as_before(self.repository.nodes, root, frozen, changes)
-        keep_records(self.tree, frozen)
         thaw(self.tree, frozen, committed=True)
         stale = adopt(self.tree, root, changes, frozenset(node.ino for node, _, _ in frozen.nodes))
+        forget_unused(self.tree, frozen)
         self.base, self.head, self.at_commit = root, head, head.commit or ""
         self.done = frozen.upto
         self.journal.committed(self.row.id, frozen.upto, self.at_commit)
@@ -183,14 +186,14 @@ class Bench:
         for path, entry in walk(self.repository.nodes, self.root_of(self.repository.refs.head("r", "main").commit)):
             data = entry.more.target
             if entry.kind == Kind.FILE:
-                data = read_content(self.repository.nodes, self.chunk, content_of(entry), 0, entry.size)
+                data = read_content(self.repository.nodes, self.many, content_of(entry), 0, entry.size)
             found[path] = Seen(entry.kind, entry.mode, data, entry.more.xattrs, entry.more.link)
         return found
 
     # Doing things in one call
 
     def write(self, path: Path, data: bytes) -> WorkNode:
-        """Create or overwrite a file, and close it."""
+        """Create or overwrite a file, and close it. The kernel knows it from then on."""
         parent = self.at(path[:-1])
         node = self.tree.lookup(parent, path[-1])
         if node is None:
@@ -198,6 +201,7 @@ class Bench:
         self.tree.opened(node, write=True, truncate=True)
         self.tree.write(node, 0, data)
         self.close_file(node)
+        node.lookups = 1
         return node
 
     def close_file(self, node: WorkNode) -> None:
@@ -210,6 +214,7 @@ class Bench:
         def walk(node: WorkNode) -> None:
             for child in list(node.children.values()):
                 walk(child)
+                child.lookups = 0
                 self.tree.forget(child)
 
         walk(self.tree.root)

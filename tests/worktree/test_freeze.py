@@ -443,3 +443,96 @@ def test_the_last_that_were_forgotten_get_their_numbers_back(bench: Bench, monke
     again = [bench.at((name,)).ino for name in names]
     assert again[1:] == numbers[1:]
     assert again[0] not in numbers
+
+
+@pytest.mark.parametrize("truncate", [False, True])
+def test_a_file_that_is_written_while_it_is_committed_is_a_changed_one_when_it_is_closed(
+    bench: Bench, truncate: bool
+) -> None:
+    """The close brings it into the journal; its end, which makes it a version to commit, may come too late."""
+    node = bench.write((b"f",), b"closed")
+    frozen = bench.freeze()
+    assert frozen is not None
+    bench.tree.opened(node, write=True, truncate=truncate)
+    bench.tree.write(node, 0, b"written")
+    mtime = node.mtime
+    bench.finish(frozen)
+    assert node.mtime == mtime
+    bench.tree.flushed(node)
+    bench.crash()
+    assert (data(bench), bench.at((b"f",)).mtime) == ({(b"f",): b"written"}, mtime)
+
+
+def test_what_the_kernel_forgot_before_it_was_committed_is_forgotten_then(bench: Bench) -> None:
+    mkdir(bench, (b"d",))
+    mkdir(bench, (b"d", b"e"))
+    bench.write((b"d", b"e", b"f"), b"1")
+    bench.forget_all()
+    bench.commit()
+    assert bench.tree.root.children == {}
+    assert data(bench) == {(b"d", b"e", b"f"): b"1"}
+
+
+def test_nothing_is_remembered_of_a_link_that_has_one_name_left(bench: Bench) -> None:
+    """git makes each of its objects so."""
+    node = bench.write((b"beside",), b"1")
+    bench.tree.link(node, bench.tree.root, b"object")
+    bench.tree.unlink(bench.tree.root, b"beside")
+    bench.commit()
+    assert (bench.tree.linked, node.link) == ({}, 0)
+
+
+def test_a_crash_gives_the_bytes_of_before_their_own_mtime(bench: Bench) -> None:
+    node = bench.write((b"f",), b"closed")
+    bench.commit()
+    mtime = node.mtime
+    bench.tree.opened(node, write=True, truncate=False)
+    bench.tree.write(node, 0, b"XX")
+    bench.tree.set_attributes(node, mode=0o600)
+    bench.crash()
+    node = bench.at((b"f",))
+    assert (data(bench), node.mode, node.mtime) == ({(b"f",): b"closed"}, 0o600, mtime)
+
+
+@pytest.mark.parametrize("size", [10, 300_000])
+@pytest.mark.parametrize("gone", [True, False])
+def test_bytes_that_a_power_cut_took_are_missed_in_their_file_alone(
+    bench: Bench, size: int, gone: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of what was closed and not synced the journal may be there, and the bytes not: at all, or not to their end."""
+    bench.write((b"old",), b"before")
+    bench.commit()
+    before = set(os.listdir(bench.staging.folder))
+    bench.write((b"here",), b"1" * 200_000)
+    kept = set(os.listdir(bench.staging.folder)) - before
+    for name in (b"old", b"new", b"beside"):
+        bench.write((name,), b"2" * size)
+    bench.tree.rename(bench.tree.root, b"beside", bench.tree.root, b"here too", 0)
+    for name in set(os.listdir(bench.staging.folder)) - kept:
+        path = bench.staging.path(name)
+        if gone:
+            os.unlink(path)
+        else:
+            os.truncate(path, 0)
+    bench.crash()
+    found = {(b"here",): b"1" * 200_000, (b"old",): b"before"}
+    assert data(bench) == found
+    assert "r/main: 'new': the bytes that were written last are gone" in caplog.text
+    bench.commit()
+    assert committed(bench) == found
+
+
+def test_what_was_closed_moves_with_its_directory_while_it_is_committed_and_written_anew(bench: Bench) -> None:
+    """The commit has it under the old name: the next one, which has the renaming, needs its bytes again."""
+    mkdir(bench, (b"d",))
+    node = bench.write((b"d", b"f"), b"closed")
+    frozen = bench.freeze()
+    assert frozen is not None
+    rename(bench, (b"d",), (b"e",))
+    bench.tree.opened(node, write=True, truncate=False)
+    bench.tree.write(node, 0, b"XX")
+    bench.finish(frozen)
+    bench.commit()
+    assert committed(bench) == {(b"e", b"f"): b"closed"}
+    bench.crash()
+    assert data(bench) == {(b"e", b"f"): b"closed"}

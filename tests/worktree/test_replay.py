@@ -18,6 +18,7 @@ from vfsd.worktree import staging as staging_module
 from vfsd.worktree import worktree as worktree_module
 from vfsd.worktree.freeze import Frozen, thaw
 from vfsd.worktree.node import WorkNode
+from vfsd.worktree.xattrs import set_xattr
 
 SMALL = 64  # bytes up to which files share a staging file here
 NAMES = [b"a", b"b", b"c", b"d\xff"]
@@ -41,7 +42,8 @@ class Head(RuleBasedStateMachine):
         self.open: list[tuple[WorkNode, Inode]] = []  # files open for writing
         self.frozen: Frozen | None = None
         self.expected: dict[Path, Seen] = {}  # what `frozen` makes of the commit
-        self.recorded: dict[int, list[bytes]] = {}  # what a commit may have recorded anew of a file that it left out
+        self.recorded: dict[int, list[bytes]] = {}  # what a freeze may have recorded anew of a file that it left out
+        self.synced: set[int] = set()  # files that the journal was told of while they were being written
 
     def teardown(self) -> None:
         self.bench.close()
@@ -169,9 +171,9 @@ class Head(RuleBasedStateMachine):
         node = self.reference.at(path)
         if value is None and name not in node.xattrs:
             with pytest.raises(Refused):
-                self.bench.tree.set_xattr(self.bench.at(path), name, None)
+                set_xattr(self.bench.tree, self.bench.at(path), name, None)
             return
-        self.do(lambda: self.bench.tree.set_xattr(self.bench.at(path), name, value))
+        self.do(lambda: set_xattr(self.bench.tree, self.bench.at(path), name, value))
         if value is None:
             del node.xattrs[name]
         else:
@@ -215,22 +217,30 @@ class Head(RuleBasedStateMachine):
     def flush(self, pick: int) -> None:
         work, node = self.open[pick % len(self.open)]
         self.bench.tree.flushed(work)
-        self.reference.flush(node)
+        self._flushed(node)
 
     @precondition(lambda self: self.open)
     @rule(pick=picks)
     def fsync(self, pick: int) -> None:
         work, node = self.open[pick % len(self.open)]
         self.bench.tree.sync(work)()
+        self._flushed(node)
+
+    def _flushed(self, node: Inode) -> None:
         self.reference.flush(node)
+        self.recorded.pop(id(node), None)
+        if node.dirty:
+            self.synced.add(id(node))
 
     @precondition(lambda self: self.open)
     @rule(pick=picks)
     def close(self, pick: int) -> None:
         work, node = self.open.pop(pick % len(self.open))
         self.bench.close_file(work)
-        self.reference.flush(node)
+        self._flushed(node)
         self.reference.release(node)
+        if not node.writers:
+            self.synced.discard(id(node))
 
     # Commits and crashes
 
@@ -241,6 +251,10 @@ class Head(RuleBasedStateMachine):
         self.expected = {} if self.frozen is None else self.of_commit()
         if self.frozen is None:
             self.check_commit(self.of_commit())
+            return
+        for node in self.reference.all().values():
+            if node.writers and node.dirty and node.journalled is not None:
+                self.recorded.setdefault(id(node), []).append(node.data)
 
     def check_commit(self, expected: dict[Path, Seen]) -> None:
         """What was closed is there as it was. Of a file that is being written, what was there before may be, or what
@@ -268,9 +282,6 @@ class Head(RuleBasedStateMachine):
     @rule()
     def commit(self) -> None:
         assert self.frozen is not None
-        for node in self.reference.all().values():
-            if node.dirty and node.journalled is not None:
-                self.recorded.setdefault(id(node), []).append(node.data)
         self.bench.finish(self.frozen)
         self.frozen = None
         self.check_commit(self.expected)
@@ -301,8 +312,12 @@ class Head(RuleBasedStateMachine):
         written = {
             id(node): node.data
             for node in self.reference.all().values()
-            if node.dirty and node.journalled is not None and max(len(node.data), len(node.journalled[0])) > SMALL
-        }
+            if node.dirty and node.journalled is not None
+            and (
+                id(node) in self.synced
+                or max(map(len, (node.data, node.journalled[0], *self.recorded.get(id(node), ())))) > SMALL
+            )
+        }  # fmt: skip
         self.bench.crash()
         self.reference.crash()
         for path, node in self.reference.all().items():
@@ -310,8 +325,10 @@ class Head(RuleBasedStateMachine):
             if self.bench.seen()[path].data in recorded:
                 self.survived(path, node)
             elif id(node) in written:
-                self.settle(path, node, written.pop(id(node)))
+                self.settle(path, node, written.pop(id(node)), [node.data, *recorded])
+            assert self.bench.seen()[path].data == (node.target or node.data)
         self.recorded.clear()
+        self.synced.clear()
         self.open.clear()
         self.frozen = None
 
@@ -324,12 +341,15 @@ class Head(RuleBasedStateMachine):
         self.crash()
         self.check_commit(self.expected)
 
-    def settle(self, path: Path, node: Inode, new: bytes) -> None:
-        """A file of more than `SMALL` bytes that was written in place and not closed: each byte may be old or new."""
+    def settle(self, path: Path, node: Inode, new: bytes, recorded: list[bytes]) -> None:
+        """A file that was written in place and not closed, of more than `SMALL` bytes or recorded meanwhile: each
+        byte may be as it was recorded, or new."""
         found = self.bench.seen()[path].data
-        assert len(found) == len(node.data)
-        for at, byte in enumerate(found):
-            assert byte in {0, node.data[at], *new[at : at + 1]}
+        assert any(
+            len(found) == len(old)
+            and all(byte in {0, old[at], *new[at : at + 1]} for at, byte in enumerate(found))
+            for old in recorded
+        )
         self.survived(path, node)
 
     def survived(self, path: Path, node: Inode) -> None:

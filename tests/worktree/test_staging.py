@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import resource
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -91,6 +93,7 @@ steps = st.lists(
     st.one_of(
         st.tuples(st.just("write"), offsets, st.binary(min_size=1, max_size=90)),
         st.tuples(st.just("truncate"), offsets, st.just(b"")),
+        st.tuples(st.just("zero"), offsets, st.binary(max_size=90)),
         st.tuples(st.just("read"), offsets, st.binary(max_size=100)),
         st.tuples(st.sampled_from(["record", "restart", "freeze"]), st.just(0), st.just(b"")),
     ),
@@ -113,6 +116,10 @@ def test_a_staged_file_is_a_bytearray(steps: list[tuple[str, int, bytes]], over_
                     it.file.truncate(at)
                     it.reference.extend(bytes(max(0, at - len(it.reference))))
                     del it.reference[at:]
+                case "zero":
+                    end = min(at + len(data), len(it.reference))
+                    it.file.zero(at, end)
+                    it.reference[at:end] = bytes(max(0, end - at))
                 case "read":
                     assert it.file.read(at, len(data), read_base) == it.reference[at : at + len(data)]
                 case "record":
@@ -146,6 +153,25 @@ def test_an_empty_file_needs_no_bytes_on_disk() -> None:
         staging = Staging(folder)
         assert StagedFile(staging).store() is None
         assert os.listdir(folder) == []
+        staging.close()
+
+
+@pytest.mark.parametrize("size", [10, 100])
+def test_what_is_synced_has_a_durable_name_and_durable_bytes(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also when the file is given up, and its descriptor closed, before a thread comes to it."""
+    with small_limits() as folder:
+        staging = Staging(folder)
+        file = StagedFile(staging)
+        file.write(0, bytes(size))
+        stored = file.store()
+        assert stored is not None
+        sync = file.syncing()
+        if size > staging_module.SMALL:
+            file.discard()
+        synced: list[str] = []
+        monkeypatch.setattr(os, "fsync", lambda fd: synced.append(os.readlink(f"/proc/self/fd/{fd}")))
+        sync()
+        assert [name.removesuffix(" (deleted)") for name in synced] == [f"{folder}/{stored.name}", folder]
         staging.close()
 
 
@@ -196,6 +222,31 @@ def test_a_commit_of_one_branch_leaves_the_bytes_that_records_of_another_name() 
         staging.committed(11)
         assert os.listdir(folder) == []
         staging.close()
+
+
+def test_a_segment_stays_until_every_branch_whose_records_name_it_is_open_again() -> None:
+    """Also when the first that is open has committed what it has there before the second is."""
+    with small_limits() as folder:
+        staging = Staging(folder)
+        places = []
+        for branch in (1, 2):
+            file = StagedFile(staging, branch=branch)
+            file.write(0, b"branch %d" % branch)
+            places.append(file.store())
+        staging.close()
+        again = Staging(folder)
+        again.clean({1: {"s1"}, 2: {"s1"}, 3: {"s1"}})
+        first = StagedFile.restore(again, 8, None, 0, places[0], 1)
+        again.opened(1)
+        first.discard()
+        second = StagedFile.restore(again, 8, None, 0, places[1], 2)
+        again.opened(2)
+        assert whole(second) == b"branch 2"
+        second.discard()
+        assert os.listdir(folder) == ["s1"]
+        again.opened(3)
+        assert os.listdir(folder) == []
+        again.close()
 
 
 def test_bytes_that_the_journal_names_stay_while_the_file_is_written_anew() -> None:
@@ -254,7 +305,7 @@ def test_what_no_record_names_is_cleaned_up_after_a_crash() -> None:
         assert place is not None
         staging.close()
         staging = Staging(folder)
-        staging.clean({place.name})
+        staging.clean({1: {place.name}})
         assert os.listdir(folder) == [place.name]
         assert staging.new_file()[0] != place.name, "names are not used twice"
         os.close(staging.new_file()[1])
@@ -289,4 +340,35 @@ def test_a_staging_file_that_was_cut_short_is_an_error_not_zeros() -> None:
         os.truncate(os.path.join(folder, place.name), 50)
         with pytest.raises(Refused, match="cut short"):
             whole(file)
+        staging.close()
+
+
+def test_bytes_that_the_disk_refuses_are_kept_until_it_takes_them() -> None:
+    with small_limits() as folder:
+        staging = Staging(folder)
+        file = StagedFile(staging)
+        file.write(0, b"x" * 1000)
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+        try:
+            file.write_behind(1000, b"y" * 500)()  # whoever wrote has been answered
+            for act in (lambda: file.write(1500, b"z"), lambda: file.read(0, 1500, read_base), file.store):
+                with pytest.raises(OSError) as caught:
+                    act()
+                assert caught.value.errno == errno.EFBIG
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        assert whole(file) == b"x" * 1000 + b"y" * 500
+        staging.close()
+
+
+def test_what_is_written_over_zeros_counts_against_the_limit() -> None:
+    with small_limits() as folder:
+        staging = Staging(folder)
+        file = StagedFile(staging)
+        file.truncate(1 << 20)
+        before = staging.used
+        file.zero(0, 1 << 20)
+        file.write(0, bytes(1 << 20))
+        assert staging.used >= before + (1 << 20)
         staging.close()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path as FilePath
 
@@ -12,12 +13,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.repo.parts import open_repository
+from tests.repo.parts import file_entry, open_repository
 from tests.worktree.parts import Bench, Path, Seen
 from vfsd.model.entry import Kind
 from vfsd.model.errors import NotFound, Refused
+from vfsd.repo.tree import apply, change_set
+from vfsd.worktree.adopt import Stale
 from vfsd.worktree.freeze import Frozen
 from vfsd.worktree.node import WorkNode
+from vfsd.worktree.xattrs import set_xattr
 
 
 class OtherBench(Bench):
@@ -132,6 +136,18 @@ class Node:
         if self.frozen is None:
             self.bench.follow()
 
+    def crash(self) -> None:
+        """kill -9, and a new daemon: what was closed and is in no commit is there."""
+        tree = self.bench.tree
+        closed = {
+            path: tree.read(node, 0, 1 << 20)
+            for path, node in self._changed_files() if node.file is not None and not node.writers
+        }  # fmt: skip
+        self.frozen, self.open = None, []
+        self.bench.crash()
+        seen = self.bench.seen()
+        assert {path: seen[path].data for path in closed if path in seen} == closed
+
     def look(self) -> None:
         """As a kernel that comes to know everything."""
         self.bench.seen()
@@ -153,7 +169,7 @@ STEPS = st.one_of(
     st.tuples(st.just(Node.rename), PATHS, PATHS, st.sampled_from([0, 0, 2])),
     st.tuples(st.just(Node.chmod), PATHS, st.sampled_from([0o600, 0o755])),
     st.tuples(st.sampled_from([Node.freeze, Node.finish, Node.commit, Node.commit, Node.follow])),
-    st.tuples(st.sampled_from([Node.look, Node.forget])),
+    st.tuples(st.sampled_from([Node.look, Node.forget, Node.crash])),
 )
 
 
@@ -203,6 +219,29 @@ def nodes() -> Iterator[tuple[Node, Node]]:
         yield Node(first), Node(second)
 
 
+def test_what_another_commits_makes_just_what_it_changed_stale_of_ten_thousand_files(nodes: tuple[Node, Node]) -> None:
+    one, two = (node.bench for node in nodes)
+    names = [b"%05d" % number for number in range(10_000)]
+    sub = change_set([((b"d", name), file_entry(name, name)) for name in names])
+    with closing(one.repository.writer()) as writer:
+        one.repository.commit(
+            "r", "main", lambda root, sink: apply(one.repository.nodes, sink, root, sub), writer=writer, message="",
+            author="",
+        )  # fmt: skip
+    one.follow()
+    two.follow()
+    directory = one.at((b"d",))
+    inodes = {name: one.at((b"d", name)).ino for name in names}  # as a kernel that knows them all
+    two.write((b"d", names[7]), b"changed")
+    two.write((b"d", b"new"), b"added")
+    two.tree.unlink(two.at((b"d",)), names[9_999])
+    two.commit()
+    stale = one.follow()
+    assert sorted(stale.names) == [(directory.ino, names[9_999]), (directory.ino, b"new")]
+    assert sorted(stale.inodes) == sorted([directory.ino, inodes[names[7]]])
+    assert one.follow() == Stale([], [], []), "nothing has changed since"
+
+
 def test_a_directory_that_was_removed_elsewhere_has_only_what_was_written_here(nodes: tuple[Node, Node]) -> None:
     one, two = nodes
     one.mkdir((b"d",))
@@ -220,6 +259,98 @@ def test_a_directory_that_was_removed_elsewhere_has_only_what_was_written_here(n
     assert sorted(two.bench.seen()) == [(b"d",), (b"d", b"new")]
     two.commit()
     assert sorted(two.bench.seen()) == sorted(two.bench.committed()) == [(b"d",), (b"d", b"new")]
+
+
+@pytest.mark.parametrize("path", [(b"f",), (b"d", b"f")])
+def test_a_file_that_was_opened_to_be_written_before_its_removal_elsewhere_was_known_is_there_as_it_is_closed(
+    nodes: tuple[Node, Node], path: Path
+) -> None:
+    one, two = nodes
+    one.mkdir((b"d",))
+    one.write(path, b"old")
+    one.commit()
+    two.follow()
+    opened = two.bench.at(path)
+    two.bench.tree.opened(opened, write=True, truncate=False)
+    one.remove(path)
+    one.remove((b"d",))
+    one.commit()
+    two.follow()
+    two.bench.tree.write(opened, 0, b"new")
+    two.bench.close_file(opened)
+    two.commit()
+    assert two.bench.seen()[path].data == two.bench.committed()[path].data == b"new"
+
+
+@pytest.mark.parametrize("path", [(b"f",), (b"d", b"f")])
+def test_what_was_removed_elsewhere_cannot_be_changed_by_an_inode_of_before(
+    nodes: tuple[Node, Node], path: Path
+) -> None:
+    """So the kernel, which has not heard of it yet, looks the path up again."""
+    one, two = nodes
+    one.mkdir((b"d",))
+    one.write(path, b"old")
+    one.commit()
+    two.follow()
+    node, tree = two.bench.at(path), two.bench.tree
+    one.remove(path)
+    one.remove((b"d",))
+    one.commit()
+    two.follow()
+    for change in (
+        lambda: tree.opened(node, write=True, truncate=False), lambda: tree.opened(node, write=False, truncate=True),
+        lambda: tree.truncate(node, 0), lambda: tree.set_attributes(node, mode=0o600),
+        lambda: set_xattr(tree, node, b"user.a", b"1"),
+    ):  # fmt: skip
+        with pytest.raises(Refused) as refused:
+            change()
+        assert refused.value.errno == errno.ESTALE
+    assert two.bench.freeze() is None and not node.writers
+
+
+def _write_it(two: Node) -> None:
+    two.write((b"x",), b"new")
+
+
+def _move_it_there(two: Node) -> None:
+    two.write((b"beside",), b"new")
+    two.rename((b"beside",), (b"x",), 0)
+
+
+def _link_it_there(two: Node) -> None:
+    two.write((b"beside",), b"new")
+    two.bench.tree.link(two.bench.at((b"beside",)), two.bench.tree.root, b"x")
+
+
+def _exchange_it(two: Node) -> None:
+    two.write((b"x",), b"old")
+    two.write((b"beside",), b"new")
+    two.rename((b"beside",), (b"x",), 2)
+
+
+@pytest.mark.parametrize("put", [_write_it, _move_it_there, _link_it_there, _exchange_it])
+def test_a_file_in_the_place_of_a_directory_that_had_more_than_was_known_survives_a_crash(
+    nodes: tuple[Node, Node], put: Callable[[Node], None]
+) -> None:
+    """While a commit is made, a directory is removed and a file put in its place; the commit then follows one of
+    another node that put something into that directory."""
+    one, two = nodes
+    one.write((b"other",), b"0")
+    one.mkdir((b"x",))
+    one.write((b"x", b"seen"), b"old")
+    one.commit()
+    two.follow()
+    two.write((b"other",), b"1")
+    two.freeze()
+    two.remove((b"x", b"seen"))
+    two.remove((b"x",))
+    put(two)
+    one.write((b"x", b"unseen"), b"old")
+    one.commit()
+    two.finish()
+    two.crash()
+    two.commit()
+    assert two.bench.committed()[b"x",].data == two.bench.seen()[b"x",].data == b"new"
 
 
 @pytest.mark.parametrize("follows", [True, False])

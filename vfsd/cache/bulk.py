@@ -9,20 +9,25 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from typing import Protocol
+from operator import attrgetter
+from typing import NamedTuple, Protocol
 
 import msgspec
 
 from vfsd.model.entry import Chunk, Place
 from vfsd.model.errors import Damaged, NotFound
-from vfsd.store.api import ObjectStore
-from vfsd.store.blob import FRAME, MAX_STORED, check_chunk, container_key
+from vfsd.model.ids import hash_bytes
+from vfsd.store.api import ObjectStore, Plain
+from vfsd.store.blob import FRAME, MAX_STORED, RAW, check_chunk, container_key
 
 RANGE = 16 << 20  # bytes of an object that one request brings
+LARGE = 1 << 20  # bytes of a request whose answer is not taken apart: what is not compressed stays where it came
 GAP = 512 << 10  # bytes that nobody wants, but that take less time than another request
 PLAIN = 4 * RANGE  # bytes that they may be once they are decompressed
 THREADS = 8  # requests at once
 BUDGET = 256 << 20  # bytes in memory at once, stored and decoded together
+_RAW = bytes([RAW])
+_WHERE = attrgetter("place.container", "place.offset")
 AT_ONCE = 1 << 16  # chunks that are put in order together, or fewer that have BUDGET bytes
 
 
@@ -55,7 +60,7 @@ def runs(chunks: Iterable[Chunk], most: int = RANGE) -> Iterator[list[Chunk]]:
     unique = {chunk.id: chunk for chunk in chunks}.values()
     run: list[Chunk] = []
     start = end = plain = 0
-    for chunk in sorted(unique, key=lambda chunk: (chunk.place.container, chunk.place.offset)):
+    for chunk in sorted(unique, key=_WHERE):
         place = chunk.place
         if not _is_sound(place):
             yield [chunk]
@@ -83,26 +88,49 @@ def span(run: Sequence[Chunk]) -> tuple[int, int]:
     return start, max(chunk.place.offset + chunk.place.length for chunk in run) - start
 
 
-def read_run(store: ObjectStore, run: Sequence[Chunk]) -> dict[bytes, bytes]:
-    """The plain bytes of the chunks of a run, checked, with one request; without those that are not as they were.
+class Brought(NamedTuple):
+    """What one request brought. stored: all of it. parts: the chunks, checked, by id, that are parts of it because they
+    are not compressed: most of it, or none. apart: the others."""
 
-    Unavailable, AccessDenied.
-    """
+    stored: memoryview
+    parts: dict[bytes, tuple[int, memoryview]]
+    apart: dict[bytes, bytes]
+
+    @property
+    def plain(self) -> dict[bytes, Plain]:
+        """The bytes of all chunks."""
+        return {**{chunk: data for chunk, (_, data) in self.parts.items()}, **self.apart}
+
+
+def read_run(store: ObjectStore, run: Sequence[Chunk]) -> Brought:
+    """The chunks of a run, with one request; without those that are not as they were. Unavailable, AccessDenied."""
+    brought = Brought(memoryview(b""), {}, {})
     if not _is_sound(run[0].place):
-        return {}
+        return brought
     start, length = span(run)
+    key = container_key(run[0].place.container)
     try:
-        stored = memoryview(store.get_range(container_key(run[0].place.container), start, length))
+        if length >= LARGE:
+            stored = store.get_large(key, start, length)
+        else:
+            stored = memoryview(store.get_range(key, start, length))
     except (NotFound, Damaged):
-        return {}
-    found: dict[bytes, bytes] = {}
+        return brought
+    brought = Brought(stored, {}, {})
     for chunk in run:
-        offset = chunk.place.offset - start
+        offset, size = chunk.place.offset - start, chunk.place.length
+        if size == FRAME + chunk.size and len(stored) >= LARGE and stored[offset : offset + FRAME] == _RAW:
+            plain = stored[offset + FRAME : offset + size]
+            if hash_bytes(plain) == chunk.id:
+                brought.parts[chunk.id] = offset + FRAME, plain
+            continue
         try:
-            found[chunk.id] = check_chunk(store, chunk, stored[offset : offset + chunk.place.length])
+            brought.apart[chunk.id] = check_chunk(store, chunk, stored[offset : offset + size])
         except Damaged:
             continue  # whoever reads it alone is told what is wrong with it
-    return found
+    if sum(len(data) for _, data in brought.parts.values()) < len(stored) // 4 * 3:
+        return Brought(stored, {}, {chunk: bytes(data) for chunk, data in brought.plain.items()})
+    return brought
 
 
 class BulkFetch:

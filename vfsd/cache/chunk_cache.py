@@ -10,7 +10,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, wait
 
-from vfsd.cache.bulk import Fetched, read_run, runs
+from vfsd.cache.bulk import Brought, Fetched, read_run, runs
 from vfsd.cache.disk import DiskChunks
 from vfsd.cache.memory import MemoryChunks
 from vfsd.cache.packs import Packs
@@ -18,15 +18,16 @@ from vfsd.index.blocks import BlockRow
 from vfsd.index.index import Index
 from vfsd.model.entry import Chunk, Place
 from vfsd.model.errors import Damaged, NotCached, NotFound
-from vfsd.store.api import ObjectStore
+from vfsd.store.api import ObjectStore, Plain
 from vfsd.store.blob import read_chunk
+from vfsd.store.buffers import room
 
 MEMORY_LIMIT = 256 << 20  # bytes
 DISK_LIMIT = 10 << 30  # bytes
 PACK_SIZE = 32 << 20  # bytes of a full pack, about
 
 
-Load = Future[Mapping[bytes, bytes]]  # of one thread: gives what it brought, by id
+Load = Future[Mapping[bytes, Plain]]  # of one thread: gives what it brought, by id
 
 
 class ChunkCache:
@@ -63,7 +64,7 @@ class ChunkCache:
 
     # One chunk
 
-    def cached(self, chunk: Chunk) -> bytes | None:
+    def cached(self, chunk: Chunk) -> Plain | None:
         """The chunk's bytes when they are in memory, or on disk and in the kernel's page cache. Never waits."""
         data = self._memory.get(chunk.id)
         if data is None and self._disk is not None:
@@ -72,20 +73,10 @@ class ChunkCache:
                 self._memory.put(chunk.id, data)
         return data
 
-    def has(self, chunk: Chunk) -> bool:
-        """Whether the chunk is in memory or on disk, as far as is known. Never waits."""
-        return chunk.id in self._memory or (self._disk is not None and self._disk.has(chunk.id))
-
-    def at_hand(self, chunk: Chunk) -> bytes:
-        """As `cached`, but NotCached instead of None."""
-        data = self.cached(chunk)
-        if data is None:
-            raise NotCached(chunk.id, lambda: self.get(chunk))
-        return data
-
-    def get(self, chunk: Chunk) -> bytes:
+    def get(self, chunk: Chunk, *, small: bool = True) -> Plain:
         """The chunk's bytes; blocks. Threads that miss the same chunk at once share one read.
 
+        small: it is of a small file, so what lies beside it is likely to be wanted too.
         Damaged when the store does not have the chunk as it was; Unavailable, AccessDenied.
         """
         while True:
@@ -94,29 +85,30 @@ class ChunkCache:
                 return data
             mine, others = self._begin([chunk])
             if mine:
-                return self._load_and_tell(chunk)
+                return self._load_and_tell(chunk, small=small)
             data = others[0].result().get(chunk.id)
             if data is not None:
                 return data
             # It was among many, and could not be had there: this thread finds out why.
 
-    def _load_and_tell(self, chunk: Chunk) -> bytes:
+    def _load_and_tell(self, chunk: Chunk, *, small: bool) -> Plain:
         try:
-            data = self._load(chunk)
+            data = self._load(chunk, small=small)
         except BaseException as error:
             self._end([chunk]).set_exception(error)
             raise
         self._end([chunk]).set_result({chunk.id: data})
         return data
 
-    def _load(self, chunk: Chunk) -> bytes:
+    def _load(self, chunk: Chunk, *, small: bool) -> Plain:
         # Asked again: another thread's load may have ended between our look and our turn.
-        data = self._memory.get(chunk.id)
-        if data is not None:
-            return data
-        data = None if self._disk is None else self._disk.read(chunk)
-        if data is None and self._disk is not None and self._packs is not None and self._packs.bring(chunk):
-            data = self._disk.read(chunk)
+        known = self._memory.get(chunk.id)
+        if known is not None:
+            return known
+        disk, packs = self._disk, self._packs
+        data = None if disk is None else disk.read(chunk)
+        if data is None and disk is not None and packs is not None and packs.bring(chunk, small=small):
+            data = disk.read(chunk)
         if data is None:
             data = self._read(chunk)
             if self._disk is not None:
@@ -136,6 +128,40 @@ class ChunkCache:
             return read_chunk(self._store, Chunk(chunk.id, chunk.size, place))
 
     # Several chunks
+
+    def at_hand(self, chunks: Sequence[Chunk], *, small: bool = True) -> list[Plain]:
+        """As `cached` for each of the chunks, but NotCached when any is not at hand. small: as of `get`."""
+        found = self._memory.get_many(chunk.id for chunk in chunks)
+        here = [data for data in found if data is not None]
+        if len(here) == len(chunks):
+            return here
+        here, missing = [], []
+        for chunk, known in zip(chunks, found, strict=True):
+            data = known or self.cached(chunk)
+            if data is None:
+                missing.append(chunk)
+            else:
+                here.append(data)
+        if missing:
+            raise NotCached(missing[0].id, lambda: self._have(missing, small=small))
+        return here
+
+    def get_many(self, chunks: Sequence[Chunk], *, small: bool = True) -> list[Plain]:
+        """The bytes of each of the chunks, as `get` gives them; blocks. Those that lie together come together."""
+        if len(chunks) > 1:
+            self._have(chunks, small=small)
+        return [self.get(chunk, small=small) for chunk in chunks]
+
+    def _have(self, chunks: Sequence[Chunk], *, small: bool) -> None:
+        """Load chunks that somebody waits for."""
+        if len(chunks) == 1:
+            self.get(chunks[0], small=small)
+            return
+        if self._packs is not None:
+            missing, _ = self._missing(chunks, warm=False)
+            for first in {chunk.place.container: chunk for chunk in reversed(missing)}.values():
+                self._packs.bring(first, small=small)
+        self.bring(chunks)
 
     def add_many(self, chunks: Sequence[tuple[Chunk, bytes]]) -> None:
         """Keep chunks whose bytes, checked, somebody has: they will be read soon."""
@@ -167,21 +193,28 @@ class ChunkCache:
             mine, joined = self._begin(run)
             others += joined
             if mine:
-                part, lost = self._read_many(mine, warm=warm)
+                part, lost = self._read_many(mine, whole=len(run), warm=warm)
                 brought += part
                 left += lost
-        if not warm:
-            on_disk = {row.id for row in here}
-            left += [chunk for chunk in chunks if chunk.id in on_disk]
+        if not warm and self._disk is not None and here:
+            on_disk = {row.id: row for row in here}
+            rows = [(chunk, on_disk[chunk.id]) for chunk in chunks if chunk.id in on_disk]
+            read = self._disk.read_many([row for _, row in rows])
+            self._memory.put_many(read.items())
+            left += [chunk for chunk, _ in rows if chunk.id not in read]
         wait(others)
         for chunk in left:
             self.get(chunk)
         return brought
 
     def lacking(self, chunks: Sequence[Chunk]) -> list[Chunk]:
-        """Those that are neither in memory nor on disk, as far as is known. Never waits; for many it is quicker than
-        `has`."""
-        return self._missing(chunks, warm=False)[0]
+        """Those that are neither in memory nor on disk, as far as is known; the disk is told to read the others. Never
+        waits."""
+        lacking = [chunk for chunk in chunks if chunk.id not in self._memory]
+        if self._disk is None or not lacking:
+            return lacking
+        expected = self._disk.expect([chunk.id for chunk in lacking])
+        return [chunk for chunk in lacking if chunk.id not in expected]
 
     def _missing(self, chunks: Sequence[Chunk], *, warm: bool) -> tuple[list[Chunk], list[BlockRow]]:
         """Those that have to come from the store; and where the others lie, of which those in memory need no mention
@@ -192,27 +225,41 @@ class ChunkCache:
         here = self._disk.here([chunk.id for chunk in lacking])
         return [chunk for chunk in lacking if chunk.id not in here], list(here.values())
 
-    def _read_many(self, chunks: list[Chunk], *, warm: bool) -> tuple[Fetched, list[Chunk]]:
-        """Read what this thread has begun, and what could not be had."""
-        data: dict[bytes, bytes] = {}
+    def _read_many(self, chunks: list[Chunk], *, whole: int, warm: bool) -> tuple[Fetched, list[Chunk]]:
+        """Read what this thread has begun, of a run of `whole` chunks; and what could not be had."""
+        data: dict[bytes, Plain] = {}
         requests = 0
         try:
             # Asked again: another thread's load may have ended between our look and our turn.
-            missing, _ = self._missing(chunks, warm=warm)
-            for run in runs(missing):  # several, when others are reading what lies between
-                data |= read_run(self._store, run)
+            missing = [chunk for chunk in chunks if not self._came(chunk.id, warm=warm)]
+            # Several runs, when others are reading, or have read, what lies between.
+            for run in [missing] if len(missing) == whole else runs(missing):
+                brought = read_run(self._store, run)
+                data |= brought.plain
                 requests += 1
-            found = [(chunk, data[chunk.id]) for chunk in missing if chunk.id in data]
-            if warm and self._disk is not None:
-                self._disk.warm(found, ())
-            else:
-                self.add_many(found)
+                if warm and self._disk is not None:
+                    self._disk.warm([(chunk, data[chunk.id]) for chunk in run if chunk.id in data], ())
+                else:
+                    self._keep(run, brought)
         except BaseException as error:
             self._end(chunks).set_exception(error)
             raise
         self._end(chunks).set_result(data)
-        brought = Fetched(len(data), sum(map(len, data.values())), requests)
-        return brought, [chunk for chunk in missing if chunk.id not in data]
+        done = Fetched(len(data), sum(map(len, data.values())), requests)
+        return done, [chunk for chunk in missing if chunk.id not in data]
+
+    def _keep(self, run: Sequence[Chunk], brought: Brought) -> None:
+        """Keep what a request brought; somebody is about to read it. The disk is later: nobody waits for it."""
+        apart = [(chunk, brought.apart[chunk.id]) for chunk in run if chunk.id in brought.apart]
+        self._memory.put_together({name: data for name, (_, data) in brought.parts.items()}, room(brought.stored))
+        self._memory.put_many((chunk.id, data) for chunk, data in apart)
+        if self._disk is not None:
+            self._disk.add_together(brought.stored, brought.parts)
+            self._disk.add_many(apart, wanted=True)
+
+    def _came(self, chunk: bytes, *, warm: bool) -> bool:
+        """Whether a chunk came just now."""
+        return (not warm and chunk in self._memory) or (self._disk is not None and self._disk.has_recent(chunk))
 
     # Who reads what
 

@@ -16,23 +16,29 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import xxhash
 
 from vfsd.cache.segments import MOST, Segment, Segments
-from vfsd.index.blocks import BATCH, BlockRow
+from vfsd.index.blocks import BlockRow
 from vfsd.index.index import Index
 from vfsd.model.entry import Chunk
 from vfsd.model.errors import VfsdError
+from vfsd.store.api import Plain
+from vfsd.store.buffers import PAGE, whole_pages
 from vfsd.store.open_files import OpenFile, OpenFiles
 
 TELL_S = 2.0  # seconds after which the index is told, however little there is to say
+WRITES = 4  # large pieces that wait in memory for being written; others are written by who brought them
+UNTOLD = 8192  # blocks of which the index is told before that time has passed
 PAUSE_S = 10.0  # seconds without writing after the folder could not be written
 OPEN_FILES = MOST + 16
 PIECES = 1024  # blocks that one system call writes: IOV_MAX of Linux
 LENT = 64 << 10  # bytes from which on reading into a lent buffer is worth it
-REMEMBERED = 4096  # lookups that `find` did for nothing, for the `read` that comes after it
+REMEMBERED = 1 << 14  # lookups that `find` did for nothing, for the `read` that comes after it; or `expect` for `find`
+TOGETHER = 8 << 20  # bytes of blocks that are read at once
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _DAY_S = 86400
 _NOT_LOOKED = BlockRow(b"", 0, 0, 0, 0)
@@ -59,6 +65,8 @@ class DiskChunks:
         self._complained = False
         self._wake, self._closed = threading.Event(), threading.Event()
         self._teller: threading.Thread | None = None
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="vfsd-cache-write")
+        self._to_write = threading.Semaphore(WRITES)
         weakref.finalize(self, _end, self._wake, self._closed)
         try:
             os.makedirs(folder, 0o700, exist_ok=True)
@@ -78,7 +86,9 @@ class DiskChunks:
 
     def find(self, chunk: Chunk) -> bytes | None:
         """The chunk when that takes no waiting for the disk."""
-        row = self._row(chunk)
+        row = self._looked.get(chunk.id, _NOT_LOOKED)
+        if row is None or row is _NOT_LOOKED:
+            row = self._row(chunk)
         data = None
         if row is not None:
             file = self._files.get(self._segments.path(row.segment))
@@ -90,6 +100,38 @@ class DiskChunks:
             self._looked.clear()
         self._looked[chunk.id] = row
         return None
+
+    def expect(self, chunks: Sequence[bytes]) -> dict[bytes, BlockRow]:
+        """Where those of the chunks lie that are here; `find` will be asked for them, and the kernel reads them now."""
+        found = self.here(chunks)
+        if len(self._looked) + len(found) > REMEMBERED:
+            self._looked.clear()
+        self._looked.update(found)
+        for segment, start, run in _runs(found.values()):
+            file = self._files.get(self._segments.path(segment))
+            if file is not None:
+                os.posix_fadvise(file.fd, start, run[-1].offset + run[-1].length - start, os.POSIX_FADV_WILLNEED)
+        return found
+
+    def read_many(self, rows: Sequence[BlockRow]) -> dict[bytes, bytes]:
+        """Blocks by the ids of their chunks, without those that fail their check, which are forgotten; blocks. What
+        lies together is read together."""
+        found: dict[bytes, bytes] = {}
+        for segment, start, run in _runs(rows):
+            try:
+                data = os.pread(self._open(segment).fd, run[-1].offset + run[-1].length - start, start)
+            except FileNotFoundError:
+                data = b""
+            except OSError as error:
+                self._complain(error)
+                data = b""
+            for row in run:
+                block = data[row.offset - start : row.offset - start + row.length]
+                if self._is_right(row, block):
+                    found[row.id] = block
+                else:
+                    self._forget(row)
+        return found
 
     def read(self, chunk: Chunk) -> bytes | None:
         """The chunk when it is here; blocks. A block that fails its check is forgotten."""
@@ -122,6 +164,10 @@ class DiskChunks:
     def has(self, chunk: bytes) -> bool:
         """Whether a chunk is here, as far as is known."""
         return self._recent(chunk) is not None or self._index.blocks.find(chunk) is not None
+
+    def has_recent(self, chunk: bytes) -> bool:
+        """Whether a chunk is here since a moment ago."""
+        return self._recent(chunk) is not None
 
     def here(self, chunks: Sequence[bytes]) -> dict[bytes, BlockRow]:
         """Where those of the chunks lie that are here."""
@@ -159,42 +205,91 @@ class DiskChunks:
 
     # Writing
 
-    def add(self, chunk: bytes, data: bytes) -> None:
+    def add(self, chunk: bytes, data: Plain) -> None:
         """Keep a chunk that somebody reads, if the folder can be written."""
-        self._wanted += len(data)
         self._from_store += len(data)
-        with self._lock:
-            self._segments.eviction.missed(chunk, len(data), time.time_ns())
+        self._missed([(chunk, data)])
         for row in self._add([(chunk, data)]):
             self._segments.eviction.hit(row.segment, row.offset, row.length)
 
-    def add_many(self, chunks: Sequence[tuple[Chunk, bytes]], *, wanted: bool = False) -> None:
+    def add_many(self, chunks: Sequence[tuple[Chunk, Plain]], *, wanted: bool = False) -> None:
         """Keep chunks that may be read, as far as the folder can be written. wanted: somebody is about to."""
-        size = sum(len(data) for _, data in chunks)
-        self._from_store += size
-        self._wanted += size if wanted else 0
+        self._from_store += sum(len(data) for _, data in chunks)
+        named = [(chunk.id, data) for chunk, data in chunks]
         if wanted:
-            now = time.time_ns()
-            with self._lock:
-                for chunk, data in chunks:
-                    self._segments.eviction.missed(chunk.id, len(data), now)
-        self._add([(chunk.id, data) for chunk, data in chunks])
+            self._missed(named)
+        self._add(named)
 
-    def warm(self, chunks: Sequence[tuple[Chunk, bytes]], here: Sequence[BlockRow]) -> None:
+    def add_together(self, stored: memoryview, parts: Mapping[bytes, tuple[int, memoryview]]) -> None:
+        """Keep chunks that somebody is about to read from memory, and that are parts of `stored`, memory of
+        `store.buffers`: by id, where they begin in it, and their bytes.
+
+        It is written as it is, and past the kernel's cache where that can be: a copy there takes new pages, which cost
+        more than all else that is done to these bytes. A thread does it: whoever waits for them need not wait for that.
+        """
+        if not parts:
+            return
+        named = [(chunk, data) for chunk, (_, data) in parts.items()]
+        self._from_store += sum(len(data) for _, data in named)
+        self._missed(named)
+        if self._to_write.acquire(blocking=False):
+            try:
+                self._writer.submit(self._write_together, stored, parts).add_done_callback(self._wrote)
+                return
+            except RuntimeError:  # closed
+                self._to_write.release()
+        self._write_together(stored, parts)  # the disk is slower than the store
+
+    def _wrote(self, done: Future[None]) -> None:
+        self._to_write.release()
+        if error := done.exception():
+            _log.error("the cache could not keep what was read", exc_info=error)
+
+    def _write_together(self, stored: memoryview, parts: Mapping[bytes, tuple[int, memoryview]]) -> None:
+        named = [(chunk, data) for chunk, (_, data) in parts.items()]
+        pages = whole_pages(stored)
+        if len(pages) + PAGE > self._segments.full:
+            self._add(named)
+            return
+        if not self._can_add(len(pages) + PAGE):
+            return
+        rows: list[BlockRow] = []
+        try:
+            with self._lock:
+                segment = self._segment_with_room(len(pages) + PAGE)
+                segment.open_past_cache()
+                offset = -(-segment.end // PAGE) * PAGE
+                segment.end = offset + len(pages)
+            segment.write_past_cache(pages, offset)
+            rows = [
+                BlockRow(chunk, segment.id, offset + at, len(data), _check64(data))
+                for chunk, (at, data) in parts.items()
+            ]
+        except (OSError, VfsdError) as error:
+            self._pause(error)
+        self._added(rows)
+
+    def _missed(self, chunks: Sequence[tuple[bytes, Plain]]) -> None:
+        """Chunks were wanted and not here."""
+        now = time.time_ns()
+        with self._lock:
+            for chunk, data in chunks:
+                self._wanted += len(data)
+                self._segments.eviction.missed(chunk, len(data), now)
+
+    def warm(self, chunks: Sequence[tuple[Chunk, Plain]], here: Sequence[BlockRow]) -> None:
         """Keep chunks, and those that are here already, longer than what passes through."""
         rows = self._add([(chunk.id, data) for chunk, data in chunks])
         with self._lock:
             self._warm.update(row.segment for row in (*rows, *here))
         self.tell()
 
-    def _add(self, chunks: Sequence[tuple[bytes, bytes]]) -> list[BlockRow]:
+    def _add(self, chunks: Sequence[tuple[bytes, Plain]]) -> list[BlockRow]:
         """Write chunks, behind one another where there is room; where they lie now."""
         chunks = [(chunk, data) for chunk, data in chunks if len(data) <= self._segments.full]
         rows: list[BlockRow] = []
-        if not chunks or time.monotonic() < self._paused_until:
+        if not chunks or not self._can_add(sum(len(data) for _, data in chunks)):
             return rows
-        if not self._has_room(sum(len(data) for _, data in chunks)):
-            self.tell()  # when a segment is dropped, the index should know its chunks
         try:
             with self._lock:
                 runs = self._place(chunks)
@@ -207,16 +302,27 @@ class DiskChunks:
                     at += len(data)
         except (OSError, VfsdError) as error:
             self._pause(error)
+        self._added(rows)
+        return rows
+
+    def _can_add(self, size: int) -> bool:
+        """Whether so many bytes can be tried to be written now."""
+        if time.monotonic() < self._paused_until:
+            return False
+        if not self._has_room(size):
+            self.tell()  # when a segment is dropped, the index should know its chunks
+        return True
+
+    def _added(self, rows: Sequence[BlockRow]) -> None:
         with self._lock:
             for row in rows:
                 self._untold[row.id] = row
                 self._looked.pop(row.id, None)
-        if len(self._untold) >= BATCH:
+        if len(self._untold) >= UNTOLD:
             self.tell()
         self._soon()
-        return rows
 
-    def _place(self, chunks: Sequence[tuple[bytes, bytes]]) -> list[tuple[Segment, int, list[tuple[bytes, bytes]]]]:
+    def _place(self, chunks: Sequence[tuple[bytes, Plain]]) -> list[tuple[Segment, int, list[tuple[bytes, Plain]]]]:
         """(segment, offset, chunks that belong there) in order."""
         runs = []
         at = 0
@@ -269,6 +375,7 @@ class DiskChunks:
 
     def close(self) -> None:
         """Tell the index the rest, and leave the segment for others to fill."""
+        self._writer.shutdown()
         _end(self._wake, self._closed)
         if self._teller is not None:
             self._teller.join()
@@ -356,7 +463,22 @@ def _read_now(fd: int, row: BlockRow) -> bytes | None:
         return None  # nothing is, or it cannot be told here: `read` finds out
 
 
-def _write(fd: int, pieces: list[bytes], offset: int) -> None:
+def _runs(rows: Iterable[BlockRow]) -> Iterator[tuple[int, int, list[BlockRow]]]:
+    """(segment, offset, blocks that lie behind one another there), up to TOGETHER bytes of them."""
+    run: list[BlockRow] = []
+    for row in sorted(rows, key=lambda row: (row.segment, row.offset)):
+        if run:
+            last = run[-1]
+            behind = (last.segment, last.offset + last.length) == (row.segment, row.offset)
+            if not behind or row.offset + row.length - run[0].offset > TOGETHER:
+                yield run[0].segment, run[0].offset, run
+                run = []
+        run.append(row)
+    if run:
+        yield run[0].segment, run[0].offset, run
+
+
+def _write(fd: int, pieces: list[Plain], offset: int) -> None:
     """Write pieces behind one another; OSError when not all of them could be."""
     for at in range(0, len(pieces), PIECES):
         part = pieces[at : at + PIECES]
@@ -366,5 +488,5 @@ def _write(fd: int, pieces: list[bytes], offset: int) -> None:
         offset += size
 
 
-def _check64(data: bytes) -> int:
+def _check64(data: Plain) -> int:
     return int.from_bytes(xxhash.xxh3_64_digest(data), "big", signed=True)

@@ -1,4 +1,4 @@
-"""Packs of a far store, brought whole: for who soon wants a second small chunk of one, or a fourth large one.
+"""Packs of a far store, brought whole: for who soon wants a second small file of one, or many places in large ones.
 
 An epoch over a million small files, in whatever order, then costs a few thousand large requests. Single reads all over
 a store that is larger than the cache stay single: a pack counts as wanted again only while it is among the last ones,
@@ -20,12 +20,14 @@ from vfsd.store.api import ObjectStore
 from vfsd.store.blob import MAX_STORED, container_key, decode_blob
 from vfsd.store.pack import CHUNK, Blob, parse_directory
 
-SMALL = 512 << 10  # bytes of a chunk from which on a request of its own costs little more than the chunk
-SMALL_ONES, LARGE_ONES = 2, 4  # chunks of a pack that are read alone, or nearly, before all of it is
+SMALL_ONES = 2  # small files of a pack that are read before all of it is
+LARGE_ONES = 32  # places in large files, far apart in the pack, that are read before all of it is
+NEAR = 1 << 20  # bytes: what stands so near each other is a file being read, of which more is read ahead anyway
 RANGE = 8 << 20  # bytes of a pack that one request brings
-RANGES = 5  # requests that a pack is read by: the last one ends behind the largest pack
+RANGES = 5  # requests that a pack is read by at once; more if its blobs are so small that its directory is long
 PACKS = 2  # packs under way at once, which bounds the memory that this takes
 BATCH = 8 << 20  # plain bytes that are decoded before they are kept
+FAILED = 100  # packs that could not be had whole have to be wanted so much more often before they are tried again
 PATIENCE_S = 1.0  # for which a reader waits for a pack, before it reads its chunk alone
 _PACK = 16  # bytes of a pack's name
 
@@ -55,15 +57,16 @@ class Packs:
         self._packs = ThreadPoolExecutor(PACKS, thread_name_prefix="vfsd-packs")
         self._ranges = ThreadPoolExecutor(PACKS * RANGES, thread_name_prefix="vfsd-ranges")
 
-    def bring(self, chunk: Chunk) -> bool:
-        """A chunk is missing: wait for its pack if that is on its way, or is wanted now; whether it may have come."""
+    def bring(self, chunk: Chunk, *, small: bool) -> bool:
+        """A chunk is missing: wait for its pack if that is on its way, or is wanted now; whether it may have come.
+        small: it is of a small file."""
         pack = chunk.place.container
         if len(pack) != _PACK or not self._pays():
             return False
         with self._lock:
             coming = self._coming.get(pack)
             if coming is None:
-                if not self._is_wanted(chunk) or len(self._coming) >= 2 * PACKS or self._is_closed:
+                if not self._is_wanted(chunk, small=small) or len(self._coming) >= 2 * PACKS or self._is_closed:
                     return False
                 coming = self._coming[pack] = self._packs.submit(self._bring, PackId(pack), chunk.place.offset)
         wait([coming], PATIENCE_S)
@@ -76,13 +79,13 @@ class Packs:
         if coming is not None:
             wait([coming], PATIENCE_S)
 
-    def _is_wanted(self, chunk: Chunk) -> bool:
+    def _is_wanted(self, chunk: Chunk, *, small: bool) -> bool:
         """Whether enough of a pack was wanted, this chunk counted in. To be brought once more it begins anew."""
         pack, offset = chunk.place.container, chunk.place.offset
-        wanted, last = self._wanted.pop(pack, (0.0, -RANGE))
-        if chunk.size < SMALL:
+        wanted, last = self._wanted.pop(pack, (0.0, -NEAR))
+        if small:
             wanted += 1 / SMALL_ONES
-        elif abs(offset - last) >= RANGE:  # what stands side by side is a file being read: more is read ahead anyway
+        elif abs(offset - last) >= NEAR:
             wanted += 1 / LARGE_ONES
         if wanted >= 1:
             return True
@@ -114,6 +117,8 @@ class Packs:
         except VfsdError as error:
             # Readers then ask for their chunk alone, and are told what is wrong with it.
             log.debug("%s cannot be read whole: %s", key, error)
+            with self._lock:
+                self._wanted[pack] = (-FAILED, offset)
         finally:
             with self._lock:
                 del self._coming[pack]
@@ -124,8 +129,8 @@ class Packs:
             return list(self._ranges.map(lambda number: self._store.get_range(key, number * RANGE, RANGE), numbers))
 
         parts = read(range(min(least, RANGES)))
-        if len(parts[-1]) == RANGE:
-            parts += read(range(len(parts), RANGES))
+        while len(parts[-1]) == RANGE:
+            parts += read(range(len(parts), max(RANGES, len(parts) + 2)))
         return b"".join(parts)
 
     def _decoded(self, data: memoryview, blobs: list[Blob]) -> Iterator[tuple[Blob, bytes]]:

@@ -8,6 +8,7 @@ up: where others use it too, the cache gives way.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -38,11 +39,12 @@ def is_segment(name: str) -> bool:
 class Segment:
     """A segment that this process alone fills or removes, until nobody refers to this object any more."""
 
-    __slots__ = ("end", "fd", "id")
+    __slots__ = ("_direct", "_path", "end", "fd", "id")
 
     def __init__(self, path: str, segment: int, flags: int = 0) -> None:
         """BlockingIOError when another process fills it, FileNotFoundError when it is gone."""
-        self.fd = -1
+        self.fd = self._direct = -1
+        self._path = path
         self.fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | flags, 0o600)
         fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if self.is_gone():
@@ -54,9 +56,30 @@ class Segment:
         """Whether the file has lost its name: others cannot read it any more."""
         return os.fstat(self.fd).st_nlink == 0
 
+    def open_past_cache(self) -> None:
+        """Have `write_past_cache` go past the kernel's cache, if the file system can. For one thread at a time."""
+        if self._direct < 0:
+            with contextlib.suppress(OSError):
+                self._direct = os.open(self._path, os.O_WRONLY | os.O_CLOEXEC | os.O_DIRECT)
+
+    def write_past_cache(self, pages: memoryview, offset: int) -> None:
+        """Write whole pages at a page's beginning. OSError when not all of them could be."""
+        written = 0
+        try:
+            if self._direct >= 0:
+                written = os.pwrite(self._direct, pages, offset)
+        except OSError as error:
+            if error.errno != errno.EINVAL:  # it wants them to lie otherwise in memory
+                raise
+        if not written:
+            written = os.pwrite(self.fd, pages, offset)
+        if written != len(pages):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self._path)
+
     def __del__(self) -> None:
-        if self.fd >= 0:
-            os.close(self.fd)
+        for fd in (self.fd, self._direct):
+            if fd >= 0:
+                os.close(fd)
 
 
 def segment_size(limit: int) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import io
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable
@@ -20,6 +21,7 @@ import click
 from vfsd import __version__
 from vfsd.daemon.invocation import json_option, store_option
 from vfsd.model.errors import VfsdError
+from vfsd.model.shown import shown_text
 
 DEPTH = 20_000  # frames: trees are walked recursively, and a path may have some thousand components
 
@@ -52,7 +54,10 @@ SECTIONS: dict[str, tuple[Listed, ...]] = {
     ),
     "Versions": (
         Listed("repo", "vfsd.daemon.commands.repos", "repo", "Create, list, inspect and delete repos."),
-        Listed("branch", "vfsd.daemon.commands.branches", "branch", "Create, list, inspect and delete branches."),
+        Listed(
+            "branch", "vfsd.daemon.commands.branches", "branch",
+            "Create, move, trigger, list, inspect and delete branches.",
+        ),
         Listed("tag", "vfsd.daemon.commands.tags", "tag", "Create, list and delete tags."),
         Listed("log", "vfsd.daemon.commands.history", "log", "List the commits of a branch, newest first."),
         Listed("show", "vfsd.daemon.commands.history", "show", "Show one commit."),
@@ -68,6 +73,7 @@ SECTIONS: dict[str, tuple[Listed, ...]] = {
         Listed("pipeline", "vfsd.daemon.commands.pipelines", "pipeline", "Create, change, list and delete pipelines."),
         Listed("job", "vfsd.daemon.commands.jobs", "job", "List, inspect, await and stop jobs."),
         Listed("datum", "vfsd.daemon.commands.datums", "datum", "List and inspect the datums of a job."),
+        Listed("next", "vfsd.daemon.commands.next", "next_", "Within a pipeline: ask for the next datum."),
     ),
     "Files": (
         Listed("ls", "vfsd.daemon.commands.reading", "ls", "List a directory."),
@@ -147,7 +153,9 @@ def run(command: Callable[[], object]) -> int:
 def _fail(text: str, code: int, error: Exception | None = None) -> int:
     if os.environ.get("VFSD_DEBUG") == "1":
         traceback.print_exc()
-    click.echo(f"vfsd: {' '.join(text.split())}", err=True)
+    line = shown_text(" ".join(text.split()))
+    line = re.sub(r"\\udc([89a-f][0-9a-f])", r"\\x\1", line)  # a byte of an argument, in Python's notation
+    click.echo(f"vfsd: {line}", err=True)
     return code
 
 

@@ -8,19 +8,16 @@ from __future__ import annotations
 import math
 import os
 import pwd
-import re
 import tomllib
 from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 
+from vfsd.daemon import sizes
 from vfsd.model.errors import AccessDenied, InvalidArgument
 from vfsd.model.ids import hash_bytes
 from vfsd.store.s3_options import S3Options
-
-_SIZE = re.compile(r"(\d+(?:\.\d+)?) ?(B|KiB|MiB|GiB|TiB)?")
-_UNITS = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -30,7 +27,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     where it is missing. state_dir, cache_dir: absolute paths. author: of commits. quiet_s, max_wait_s: seconds without
     a close, and at most, until closed writes are committed. poll_s: seconds between two looks at the refs of a store
     that does not notify. cache_disk, cache_memory: bytes of chunks kept on disk and in memory. staging_disk: bytes
-    that may wait for their commit. s3: how a bucket is spoken to.
+    that may wait for their commit. observe: whether commits say what the processes that wrote them had read. s3: how a
+    bucket is spoken to. pipeline_users: as whom datums may run when vfsd is root, the first unless a spec names
+    another. run_pipelines: whether the daemon runs any. lease_s: seconds of silence after which other nodes take over
+    this one's pipelines. running_datums: how many run at a time, of all pipelines; 0 for four a core. secrets_dir:
+    absolute path of what they can be given. egress_folders: absolute paths below which they may send files.
+    openlineage: URL or absolute path that events of lineage are sent to, empty for none.
     """
 
     store: str
@@ -44,7 +46,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     cache_disk: int = 10 << 30
     cache_memory: int = 256 << 20
     staging_disk: int = 100 << 30
+    observe: bool = True
     s3: S3Options = S3Options()
+    pipeline_users: tuple[str, ...] = ("nobody",)
+    run_pipelines: bool = True
+    lease_s: float = 30.0
+    running_datums: int = 0
+    secrets_dir: str = "/etc/vfsd/secrets"
+    egress_folders: tuple[str, ...] = ()
+    openlineage: str = ""
 
     def node_dir(self, store_id: str) -> str:
         """This node's state of one store."""
@@ -76,6 +86,14 @@ class _File(msgspec.Struct, frozen=True):
     cache_disk: int | str | None = None
     cache_memory: int | str | None = None
     staging_disk: int | str | None = None
+    observe: bool | None = None
+    pipeline_users: tuple[str, ...] | None = None
+    run_pipelines: bool | None = None
+    lease_s: float | None = None
+    running_datums: int | None = None
+    secrets_dir: str | None = None
+    egress_folders: tuple[str, ...] | None = None
+    openlineage: str | None = None
     s3_endpoint: str | None = None
     s3_addressing: str | None = None
     s3_ca_bundle: str | None = None
@@ -114,14 +132,17 @@ def load(environ: Mapping[str, str], store_option: str | None = None, *, is_root
         author=file.author or _user_at_host(),
         s3=_s3_options(path, file, environ),
     )
-    given = {
-        key: getattr(file, key) for key in ("quiet_s", "max_wait_s", "poll_s") if getattr(file, key) is not None
-    }
+    plain = (
+        "quiet_s", "max_wait_s", "poll_s", "observe", "openlineage", "pipeline_users", "run_pipelines", "lease_s",
+        "running_datums", "egress_folders",
+    )  # fmt: skip
+    given = {key: getattr(file, key) for key in plain if getattr(file, key) is not None}
     for key in ("cache_disk", "cache_memory", "staging_disk"):
         value = getattr(file, key)
         if value is not None:
             given[key] = _bytes(path, key, value)
-    settings = msgspec.structs.replace(settings, **given)
+    secrets_dir = file.secrets_dir or os.path.join(os.path.dirname(path), "secrets")
+    settings = msgspec.structs.replace(settings, secrets_dir=os.path.abspath(secrets_dir), **given)
     _check(path, settings)
     return settings
 
@@ -180,17 +201,25 @@ def _s3_options(path: str, file: _File, environ: Mapping[str, str]) -> S3Options
 
 def _bytes(path: str, key: str, value: int | str) -> int:
     """A size as people write it: `10GiB`, `512 MiB`, or a number of bytes."""
-    match = _SIZE.fullmatch(str(value))
-    if match is None:
-        raise InvalidArgument(f"{path}: {key}: {value!r} is no size: say bytes, or KiB, MiB, GiB, TiB")
-    return int(float(match[1]) * _UNITS[match[2] or "B"])
+    try:
+        return sizes.parse(value)
+    except InvalidArgument as error:
+        raise InvalidArgument(f"{path}: {key}: {error}") from None
 
 
 def _check(path: str, settings: Settings) -> None:
-    for key in ("quiet_s", "max_wait_s", "poll_s"):
+    for key in ("quiet_s", "max_wait_s", "poll_s", "lease_s"):
         value = getattr(settings, key)
-        if not math.isfinite(value) or value < 0 or (key == "poll_s" and value == 0):
+        if not math.isfinite(value) or value < 0 or (key in {"poll_s", "lease_s"} and value == 0):
             raise InvalidArgument(f"{path}: {key}: {value} is no number of seconds")
+    if settings.running_datums < 0:
+        raise InvalidArgument(f"{path}: running_datums: {settings.running_datums} is no number of datums")
+    if not all(settings.pipeline_users) or not settings.pipeline_users:
+        raise InvalidArgument(f"{path}: pipeline_users: it lists one user or more")
+    if not all(map(os.path.isabs, settings.egress_folders)):
+        raise InvalidArgument(f"{path}: egress_folders: it lists absolute paths")
+    if settings.openlineage and not settings.openlineage.startswith(("http://", "https://", "/")):
+        raise InvalidArgument(f"{path}: openlineage: {settings.openlineage!r} is neither a URL nor an absolute path")
     if settings.max_wait_s < settings.quiet_s:
         raise InvalidArgument(f"{path}: max_wait_s ({settings.max_wait_s}) is below quiet_s ({settings.quiet_s})")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import struct
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -17,6 +18,7 @@ from vfsd.model.errors import VfsdError
 log = logging.getLogger(__name__)
 Handler = Callable[[Facts], Awaitable[Any]]
 MAX_LINE = 1 << 20
+_CREDENTIALS = struct.Struct("3i")  # process, user, group
 
 
 async def serve(path: str, handlers: dict[str, Handler]) -> None:
@@ -36,29 +38,31 @@ async def serve(path: str, handlers: dict[str, Handler]) -> None:
     listener.listen(16)
 
     async def answer(stream: trio.SocketStream) -> None:
-        await _answer(stream, handlers)
+        """Questions have the number of the process that asks, as the kernel knows it: `pid`, 0 where it is not seen."""
+        peer = stream.socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+        await _answer(stream, handlers, _CREDENTIALS.unpack(peer)[0])
 
     async with trio.open_nursery() as nursery:
         await trio.serve_listeners(answer, [trio.SocketListener(listener)], handler_nursery=nursery)
 
 
-async def _answer(stream: trio.SocketStream, handlers: dict[str, Handler]) -> None:
+async def _answer(stream: trio.SocketStream, handlers: dict[str, Handler], pid: int) -> None:
     async with stream:
-        result = await _result(await _line(stream), handlers)
+        result = await _result(await _line(stream), handlers, pid)
         try:
             await stream.send_all(msgspec.json.encode(result) + b"\n")
         except trio.BrokenResourceError:
             pass  # whoever asked does not wait for the answer any more
 
 
-async def _result(line: bytes, handlers: dict[str, Handler]) -> Facts:
+async def _result(line: bytes, handlers: dict[str, Handler], pid: int) -> Facts:
     try:
         question = msgspec.json.decode(line, type=Facts)
         handler = handlers[question["ask"]]
     except (KeyError, TypeError, msgspec.MsgspecError):
         return {"error": "the daemon does not understand this command: are both of one version?", "exit": 1}
     try:
-        return {"ok": await handler(question)}
+        return {"ok": await handler({**question, "pid": pid})}
     except VfsdError as error:
         return {"error": str(error), "exit": error.exit_code}
     except Exception as error:

@@ -7,9 +7,11 @@ cannot be committed in time stays in the journal and is committed by the next ru
 from __future__ import annotations
 
 import fcntl
+import gc
 import itertools
 import logging
 import os
+import resource
 import signal
 from typing import Any
 
@@ -20,33 +22,43 @@ from vfsd import __version__
 from vfsd.cache.chunk_cache import ChunkCache
 from vfsd.daemon import control, control_server
 from vfsd.daemon.config import Settings
+from vfsd.daemon.event_sender import EventSender
+from vfsd.daemon.heap import limit_heaps
+from vfsd.daemon.lineage_events import LineageEvents
 from vfsd.daemon.notify import notify, tell_parent
+from vfsd.daemon.read_questions import ReadQuestions
+from vfsd.daemon.session import open_made_store
 from vfsd.index.index import Index
 from vfsd.index.journal import JournalFile
 from vfsd.model.errors import AlreadyExists, InvalidArgument, NotFound, VfsdError
 from vfsd.model.location import parse_branch
 from vfsd.model.rev import rfc3339
+from vfsd.pipeline.egress import Reach
 from vfsd.pipeline.service import PipelineService
-from vfsd.repo.refs import ref_key
-from vfsd.repo.repository import Committed, Repository, claim, now_ns, read_format
+from vfsd.repo.refs import kept_from_users, ref_key
+from vfsd.repo.repository import Committed, Repository, claim, now_ns
 from vfsd.repo.watch import RefChange, RefWatcher
 from vfsd.serve.fuse import mount as fuse
+from vfsd.serve.fuse.channel import Channel
 from vfsd.serve.fuse.operations import Operations
-from vfsd.serve.loads import Loads
+from vfsd.serve.loads import AHEAD, AHEAD_HERE, Loads
 from vfsd.serve.names import Names
+from vfsd.serve.observer import Observer
+from vfsd.serve.outlets import Outlets
 from vfsd.serve.readahead import Readahead
 from vfsd.serve.trail import Trails
 from vfsd.serve.view import View
-from vfsd.store.moved import MovedStore
-from vfsd.store.open import open_store
 from vfsd.worktree.adopt import Stale
-from vfsd.worktree.live import CommitTiming, LiveBranch, LiveBranches
+from vfsd.worktree.branch import CommitTiming, LiveBranch
+from vfsd.worktree.live import LiveBranches, recover
+from vfsd.worktree.node import WorkNode
 from vfsd.worktree.staging import Staging
 
 log = logging.getLogger(__name__)
 LAST_COMMIT_S = 60.0  # how long shutdown waits for the last commits
+GARBAGE = 20_000  # objects made before Python looks for cycles: thousands of chunks are kept that have none
 HOLD_S = 300.0  # how often `vfsd gc` is told of work that takes long
-WATCHED = ("refs/", "repos/", "pipelines/")
+WATCHED = ("refs/", "repos/", "pipelines/", "runners/")
 
 
 class MountOptions(msgspec.Struct, frozen=True):
@@ -62,15 +74,15 @@ class Node:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.store = MovedStore(open_store(settings.store, settings.s3))
-        self.format = read_format(self.store)
+        self.store, self.format = open_made_store(settings)
         claim(self.store, self.format, settings.node_name)
         self.folder = settings.node_dir(self.format.id)
         os.makedirs(self.folder, mode=0o700, exist_ok=True)
         self._lock = lock_node(self.folder)
         self.repository = Repository(self.store, Index(settings.index_path(self.format.id)), self.format)
         self.journal = JournalFile(os.path.join(self.folder, "journal.sqlite"))
-        self.staging = Staging(os.path.join(self.folder, "staging"), settings.staging_disk)
+        self.staging = Staging(os.path.join(self.folder, "staging"), settings.staging_disk, _descriptors() // 2)
+        self.unfinished = recover(self.journal, self.staging)  # branches that have something of an earlier run
         cache_folder = None if self.store.is_local else settings.cache_folder(self.format.id)
         self.chunks = ChunkCache(
             self.store, self.repository.index, cache_folder,
@@ -82,7 +94,7 @@ class Node:
         """The writable branches of this node."""
         return LiveBranches(
             self.repository, self.journal, self.staging, nursery=nursery, inline_chunks=self.chunks.at_hand,
-            chunks=self.chunks.get, numbers=self.numbers,
+            chunks=self.chunks.get_many, numbers=self.numbers,
             timing=CommitTiming(self.settings.quiet_s, self.settings.max_wait_s), author=self.settings.author,
             **callbacks,
         )
@@ -94,6 +106,14 @@ class Node:
         self.chunks.close()
         self.repository.close()
         os.close(self._lock)
+
+
+def _descriptors() -> int:
+    """How many this process may have from now on: as many as it may give itself. A large file that no commit has yet
+    takes one."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return 1 << 20 if hard == resource.RLIM_INFINITY else hard
 
 
 def lock_node(folder: str) -> int:
@@ -116,14 +136,18 @@ class Daemon:
         self._node = node
         self._options = options
         self._started = now_ns()
-        self._loads = Loads()
+        self._loads = Loads(ahead=AHEAD_HERE if node.store.is_local else AHEAD)
         self._is_unmounted = False
         self._nursery: trio.Nursery
         self._live: LiveBranches
         self._view: View
         self._operations: Operations
+        self._reads: ReadQuestions
+        self._channel: Channel
         self._watcher: RefWatcher
         self._seen: dict[str, RefChange] = {}  # refs and pipelines as last seen, for a service that starts later
+        target = node.settings.openlineage
+        self._events = LineageEvents(EventSender(target), node.repository) if target else None
         self._pipelines: PipelineService | None = None
         self._pipelines_scope = trio.CancelScope()
         self._pipelines_ended = trio.Event()
@@ -149,15 +173,16 @@ class Daemon:
                 },
             )
             readahead = Readahead(
-                node.repository.inline, lambda chunk: node.chunks.cached(chunk) is not None, node.chunks.fetch, loads,
-                nursery.start_soon,
-            )  # fmt: skip
-            trails = Trails(node.repository.inline, node.chunks.has, readahead)
-            self._operations = Operations(self._view, loads, readahead, trails)
+                node.repository.nodes, node.chunks.lacking, node.chunks.fetch, loads, nursery.start_soon
+            )
+            trails = Trails(node.repository.inline, readahead)
+            observer = Observer(self._live, node.repository.commits, own=os.getpid()) if node.settings.observe else None
+            self._reads = ReadQuestions(observer)
+            self._view.outlets = Outlets(self._live, loads, self._on_stale)
+            self._operations = Operations(self._view, loads, readahead, trails, observer)
             self._watcher = RefWatcher(node.store, WATCHED, poll_s=node.settings.poll_s, index=node.repository.index)
-            fuse.mount(
-                self._operations, options.mountpoint, f"vfsd:{node.store.url}", set(options.options),
-                read_only=options.read_only,
+            channel = self._channel = fuse.mount(
+                options.mountpoint, f"vfsd:{node.store.url}", set(options.options), read_only=options.read_only
             )
             unmount_too = True
             try:
@@ -166,18 +191,19 @@ class Daemon:
                 nursery.start_soon(self._hold)
                 nursery.start_soon(control_server.serve, control.socket_path(node.folder), self._handlers())
                 await self._recover(loads)
-                if not options.read_only:
-                    await nursery.start(self._run_pipelines)
+                await self._resume({})
                 nursery.start_soon(self._say_ready)
-                await fuse.serve()
+                await channel.serve(self._operations.handlers(), self._loads.any_running)
                 unmount_too = fuse.mounted_at(options.mountpoint) is not None
             finally:
                 with trio.CancelScope(shield=True):
                     notify(os.environ, "STOPPING=1")
                     self._is_unmounted = True
-                    fuse.close(unmount_too=unmount_too)
+                    fuse.close(channel, options.mountpoint, unmount_too=unmount_too)
                     await self._pause({})
                     await self._commit_all()
+                    if self._events is not None:
+                        await trio.to_thread.run_sync(self._events.close)
             nursery.cancel_scope.cancel()
 
     async def _say_ready(self) -> None:
@@ -195,23 +221,26 @@ class Daemon:
             async for number in signals:
                 if number != signal.SIGHUP:
                     await self._pause({})
-                    fuse.stop()
+                    self._channel.stop()
                     return
 
     async def _recover(self, loads: Loads) -> None:
-        """Open the branches that have changes from an earlier run: they are committed at once."""
-        for repo, branch in await trio.to_thread.run_sync(self._live.recover):
+        """Open the branches that have something of an earlier run: changes are committed at once."""
+        for repo, branch in self._node.unfinished:
             try:
                 await loads.run(lambda repo=repo, branch=branch: self._live.get(repo, branch))  # type: ignore[misc]
             except NotFound as error:
                 log.error("changes of %s/%s cannot be committed, the branch is gone: %s", repo, branch, error)
+            except VfsdError as error:
+                # Other branches can be used; this one is opened, or not, when it is looked at.
+                log.error("changes of %s/%s stay in the journal for now: %s", repo, branch, error)
 
     async def _commit_all(self) -> None:
         if self._options.read_only:
             return
         with trio.move_on_after(LAST_COMMIT_S) as scope:
             for live in self._live.all():
-                if live.held is not None or live.head.head.pipeline:
+                if live.held is not None or (live.tree.read_only and not live.is_changed):
                     continue
                 try:
                     await self._live.commit(live)
@@ -248,7 +277,9 @@ class Daemon:
             return
         if change.data is None:
             self._live.close(live)
-        elif self._view.names.branches(about[0])[about[1]].commit != live.head.commit:
+            return
+        head = self._view.names.branches(about[0])[about[1]]
+        if head.commit != live.head.commit or kept_from_users(*about, head) != live.tree.read_only:
             self._nursery.start_soon(self._follow, *about)
 
     async def _follow(self, repo: str, branch: str) -> None:
@@ -264,20 +295,28 @@ class Daemon:
 
     def _on_stale(self, stale: Stale) -> None:
         if (stale.names or stale.inodes) and not self._is_unmounted:
-            self._nursery.start_soon(trio.to_thread.run_sync, self._operations.stale, stale)
+            messages = self._operations.notifications(stale)
+            self._nursery.start_soon(trio.to_thread.run_sync, self._channel.notify, messages)
 
     def _on_commit(self, committed: Committed) -> None:
         head = committed.head
         self._view.names.moved(head.repo, head.branch, head.head)
         self._watcher.nudge(ref_key(head.repo, head.branch))
         log.info("%s/%s: commit %s", head.repo, head.branch, committed.commit.id[:12])
+        if self._events is not None and committed.commit.header.lineage and not self._is_unmounted:
+            self._nursery.start_soon(trio.to_thread.run_sync, self._events.committed, committed.commit)
 
-    def _on_reset(self, live: LiveBranch) -> None:
-        """A branch's inodes are not its head any more: the kernel looks its name up again."""
+    async def _on_reset(self, live: LiveBranch, old: WorkNode, new: WorkNode | None) -> None:
+        """A branch's inodes are not its head any more: the kernel looks their names up again."""
+        names = [(old.ino, name) for name in old.children]
         repo = self._view.known_repo(live.row.repo)
-        if repo is not None:
-            names = [(live.tree.root.ino, name) for name in live.tree.root.children]
-            self._on_stale(Stale([(repo.ino, live.row.branch.encode()), *names], []))
+        if new is not None:
+            self._operations.replace(old, new)
+        elif repo is not None:
+            names.insert(0, (repo.ino, live.row.branch.encode()))
+        if not self._is_unmounted:
+            messages = self._operations.notifications(Stale(names, [old.ino]))
+            await trio.to_thread.run_sync(self._channel.notify, messages)
 
     # Pipelines
 
@@ -285,16 +324,26 @@ class Daemon:
         """Run pipelines until paused; jobs in flight go on when they are run again."""
         node = self._node
         mountpoint = self._options.mountpoint  # not looked at here: the kernel would ask this very thread
-        hidden = [node.folder, node.settings.cache_dir]
+        hidden = [node.folder, node.settings.cache_dir, node.settings.secrets_dir]
         if node.store.is_local:
             hidden.append(node.store.url.removeprefix("file://"))
         service = self._pipelines = PipelineService(
             node.repository,
+            mount=mountpoint,
             snapshot=lambda repo, branch, commit: os.fsencode(f"{mountpoint}/{repo}/{branch}@{commit}"),
+            outlets=self._view.outlets,
             scratch=os.path.join(node.folder, "scratch"),
+            runner_file=os.path.join(node.folder, "runner"),
+            life_s=node.settings.lease_s,
+            most=node.settings.running_datums,
             hidden=[mountpoint, *(os.path.realpath(path) for path in hidden if os.path.isdir(path))],
             author=node.settings.author,
+            users=node.settings.pipeline_users,
+            secrets=node.settings.secrets_dir,
+            reach=Reach(node.settings.s3, node.settings.egress_folders),
             tell=self._watcher.nudge,
+            on_begin=lambda record: None if self._events is None else self._events.began(record),
+            on_job=lambda record: None if self._events is None else self._events.ended(record),
         )
         service.changed(self._seen.values())
         self._pipelines_ended = trio.Event()
@@ -313,15 +362,19 @@ class Daemon:
         return {}
 
     async def _resume(self, _: dict[str, Any]) -> dict[str, Any]:
-        if self._pipelines is None and not self._options.read_only:
+        if self._pipelines is None and not self._options.read_only and self._node.settings.run_pipelines:
             await self._nursery.start(self._run_pipelines)
         return {}
+
+    async def _logs(self, question: dict[str, Any]) -> dict[str, Any]:
+        """Where the logs of a job's running datums grow."""
+        return dict(self._pipelines.logs(question["job"])) if self._pipelines is not None else {}
 
     # What the control socket asks
 
     def _handlers(self) -> dict[str, control_server.Handler]:
-        own = {"status": self._status, "pause": self._pause, "resume": self._resume}
-        return {**own, **BranchQuestions(self._live, self._loads).handlers()}
+        own = {"status": self._status, "pause": self._pause, "resume": self._resume, "logs": self._logs}
+        return {**own, **self._reads.handlers(), **BranchQuestions(self._live, self._loads).handlers()}
 
     async def _status(self, _: dict[str, Any]) -> dict[str, Any]:
         return {
@@ -336,6 +389,7 @@ class Daemon:
             "staging": {"used": self._node.staging.used, "limit": self._node.staging.limit},
             "branches": [branch_facts(live) for live in self._live.all()],
             "sandbox": (self._pipelines.sandbox_problem or "bubblewrap") if self._pipelines else None,
+            "limits": (self._pipelines.limits_problem or "cgroup") if self._pipelines else None,
             "jobs": [record.id for record in self._pipelines.running] if self._pipelines else [],
         }
 
@@ -372,7 +426,7 @@ class BranchQuestions:
 
     async def _abort(self, question: dict[str, Any]) -> dict[str, Any]:
         live = await self._branch(question)
-        self._live.abort_transaction(live)
+        await self._live.abort_transaction(live)
         return _result(live, None)
 
 
@@ -381,14 +435,16 @@ def _result(live: LiveBranch, committed: Committed | None) -> dict[str, Any]:
     return {"id": live.head.commit, "new": committed is not None}
 
 
+async def _nobody_to_tell(*_: object) -> None:
+    """There is no kernel that knows inodes."""
+
+
 async def ask_without_daemon(settings: Settings, question: str, branch: str, message: str) -> dict[str, Any]:
     """Answer one of `BranchQuestions` in this process, which holds the state directory meanwhile."""
     node = Node(settings)
     try:
         async with trio.open_nursery() as nursery:
-            live = node.live(
-                nursery, on_stale=lambda _: None, on_commit=lambda _: None, on_reset=lambda _: None
-            )
+            live = node.live(nursery, on_stale=lambda _: None, on_commit=lambda _: None, on_reset=_nobody_to_tell)
             handler = BranchQuestions(live, Loads()).handlers()[question]
             answer: dict[str, Any] = await handler({"branch": branch, "message": message})
             nursery.cancel_scope.cancel()
@@ -409,7 +465,10 @@ def _first(group: BaseExceptionGroup[VfsdError]) -> VfsdError:
 
 def run_daemon(settings: Settings, options: MountOptions) -> None:
     """Serve until unmounted; VfsdError when that cannot begin."""
+    limit_heaps()
+    gc.set_threshold(GARBAGE)
     node = Node(settings)
+    os.chdir("/")  # no folder is kept in use; all that was named from where the user is has been found
     try:
         trio.run(Daemon(node, options).run)
     except* VfsdError as group:
@@ -420,9 +479,8 @@ def run_daemon(settings: Settings, options: MountOptions) -> None:
 
 def branch_facts(live: LiveBranch) -> dict[str, Any]:
     """What `vfsd status` shows of an open branch."""
-    tree = live.tree
-    dirty = bool(tree.root.changed or tree.root.below or tree.root.removed)
-    state = "transaction" if live.held is not None else "failing" if live.error else "changed" if dirty else "clean"
+    changed = "changed" if live.is_changed else "clean"
+    state = "transaction" if live.held is not None else "failing" if live.error else changed
     return {
         "repo": live.row.repo,
         "branch": live.row.branch,
@@ -430,4 +488,5 @@ def branch_facts(live: LiveBranch) -> dict[str, Any]:
         "commit": live.head.commit,
         "error": live.error or None,
         "retries": live.retries,
+        "gave_way": live.gave_way,
     }

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import MutableMapping
+from contextlib import suppress
 
 READY_FD = "VFSD_READY_FD"  # descriptor of the pipe to `vfsd mount`
 
@@ -28,9 +29,9 @@ def notify(environ: MutableMapping[str, str], state: str) -> None:
 
 
 def tell_parent(environ: MutableMapping[str, str], line: str) -> None:
-    """Write one line into the pipe that `vfsd mount` reads, and close it."""
+    """Write one line into the pipe that `vfsd mount` reads, and close it; nothing happens when it has gone."""
     descriptor = environ.pop(READY_FD, None)
     if descriptor is None:
         return
-    with os.fdopen(int(descriptor), "w", encoding="utf-8") as pipe:
+    with suppress(BrokenPipeError), os.fdopen(int(descriptor), "w", encoding="utf-8", errors="surrogateescape") as pipe:
         pipe.write(line + "\n")

@@ -1,8 +1,7 @@
 """How facts are printed: JSON documents, aligned tables, names of any bytes, progress.
 
-Names are bytes. In tables, what is not printable UTF-8 stands as `\\xff` and the like, and a backslash as `\\\\`, so
-that a name is one line and can be told from every other. In JSON, bytes that are not UTF-8 are replaced by U+FFFD,
-and a second field with `_b64` behind its name has the exact bytes in base64.
+Names are bytes. In tables they stand as `vfsd.model.shown` has them. In JSON, bytes that are not UTF-8 are replaced by
+U+FFFD, and a second field with `_b64` behind its name has the exact bytes in base64.
 """
 
 from __future__ import annotations
@@ -21,7 +20,9 @@ import msgspec
 from vfsd.model.commit import Provenance
 from vfsd.model.entry import Entry, Kind, count_below
 from vfsd.model.ids import SHORT
+from vfsd.model.observation import READ_CHANGED
 from vfsd.model.rev import rfc3339
+from vfsd.model.shown import shown_name, shown_text
 from vfsd.repo.commit_object import CommitObject
 from vfsd.repo.ingest import Progress
 
@@ -96,24 +97,6 @@ def print_fields(fields: Iterable[tuple[str, str]]) -> None:
         print_line(f"{name.ljust(width)}  {value}")
 
 
-def shown_name(raw: bytes) -> str:
-    """A name or path on a terminal; see above."""
-    return shown_text(raw.decode(errors="surrogateescape").replace("\\", "\\\\"))
-
-
-def shown_text(text: str) -> str:
-    """Text of others on one line, without anything that a terminal would obey."""
-    if text.isprintable():
-        return text
-    return "".join(char if char.isprintable() else _escaped(char) for char in text)
-
-
-def _escaped(char: str) -> str:
-    if 0xDC80 <= ord(char) <= 0xDCFF:  # a byte that is not UTF-8
-        return f"\\x{ord(char) - 0xDC00:02x}"
-    return char.encode("unicode_escape").decode()
-
-
 def shown_time(time_ns: int) -> str:
     """A time to the second, in UTC."""
     return rfc3339(time_ns)[:19] + "Z"
@@ -129,6 +112,11 @@ def shown_size(size: int) -> str:
         if value < 999.95 or unit == "EiB":
             break
     return f"{value:.1f} {unit}"
+
+
+def counted(number: int, name: str) -> str:
+    """`1 file`, `2 files`."""
+    return f"{number} {name}" if number == 1 else f"{number} {name}s"
 
 
 def joined(path: Iterable[bytes]) -> bytes:
@@ -156,11 +144,15 @@ def commit_facts(commit: CommitObject) -> Facts:
         "provenance": [_provenance_facts(edge) for edge in header.provenance],
         "pipeline": header.pipeline or None,
         "job": header.job,
+        "gave_way": [name_facts("path", path) for path in commit.hints.gave_way],
     }
 
 
 def _provenance_facts(edge: Provenance) -> Facts:
-    return {"repo": edge.repo, "branch": edge.branch, "commit": edge.commit, "name": edge.name}
+    return {
+        "repo": edge.repo, "branch": edge.branch, "commit": edge.commit, "name": edge.name,
+        "kind": edge.kind or "input",
+    }  # fmt: skip
 
 
 def commit_fields(commit: CommitObject) -> list[tuple[str, str]]:
@@ -177,12 +169,14 @@ def commit_fields(commit: CommitObject) -> list[tuple[str, str]]:
         ("size", f"{shown_size(header.size)} ({header.size} bytes)"),
         ("pipeline", header.pipeline),
         ("job", header.job or ""),
-        *(("made from", _shown_edge(edge)) for edge in header.provenance),
+        *(("read" if edge.kind else "made from", _shown_edge(edge)) for edge in header.provenance),
+        *(("gave way", shown_name(path)) for path in commit.hints.gave_way),
     ]
 
 
 def _shown_edge(edge: Provenance) -> str:
-    return f"{edge.repo}/{edge.branch}@{edge.commit}" + (f" as {edge.name}" if edge.name else "")
+    more = f" as {edge.name}" if edge.name else " and uncommitted changes" if edge.kind == READ_CHANGED else ""
+    return f"{edge.repo}/{edge.branch}@{edge.commit}{more}"
 
 
 def entry_facts(entry: Entry) -> Facts:

@@ -18,6 +18,7 @@ from vfsd.repo.repository import Repository, claim, read_format
 from vfsd.store.api import ObjectStore
 from vfsd.store.moved import MovedStore
 from vfsd.store.open import open_store
+from vfsd.store.own_conditions import OwnConditions
 
 
 class Session(msgspec.Struct, frozen=True):
@@ -32,12 +33,26 @@ def settings_for(invocation: Invocation) -> Settings:
     return load(os.environ, invocation.store)
 
 
+def open_made_store(settings: Settings) -> tuple[ObjectStore, StoreFormat]:
+    """The store, to be closed, and its format; NotFound when it is not a vfsd store. Conditions hold in it, among the
+    processes of this state directory at least."""
+    store = open_store(settings.store, settings.s3)
+    try:
+        found = read_format(store)
+    except BaseException:
+        store.close()
+        raise
+    if not found.shared:
+        store = OwnConditions(store, os.path.join(settings.node_dir(found.id), "conditions"))
+    return MovedStore(store), found
+
+
 @contextmanager
 def opened_store(settings: Settings) -> Iterator[tuple[ObjectStore, StoreFormat]]:
-    """The store and its format, for the time of the block; NotFound when it is not a vfsd store."""
-    store = MovedStore(open_store(settings.store, settings.s3))
+    """The same, for the time of the block."""
+    store, store_format = open_made_store(settings)
     try:
-        yield store, read_format(store)
+        yield store, store_format
     finally:
         store.close()
 
@@ -70,7 +85,9 @@ def session(invocation: Invocation) -> Iterator[Session]:
     with opened_store(settings) as (store, store_format):
         claim(store, store_format, settings.node_name)
         index = Index(settings.index_path(store_format.id))
+        repository = Repository(store, index, store_format)
         try:
-            yield Session(settings, Repository(store, index, store_format))
+            yield Session(settings, repository)
+            repository.nodes.save()
         finally:
             index.close()

@@ -145,7 +145,8 @@ def _complete(repository: Repository, incomplete: str, branch_end: str) -> list[
 def _children(repository: Repository, folder: str, begin: str, branch_end: str) -> Iterator[str]:
     prefix = folder + "/" if folder else ""
     names = (prefix + name for name in _names(repository, folder, branch_end))
-    yield from islice((name for name in names if name.startswith(begin)), COMPLETIONS)
+    # Shells take a completion a line, in UTF-8: other names are left to be typed.
+    yield from islice((name for name in names if name.startswith(begin) and name.isprintable()), COMPLETIONS)
 
 
 def _names(repository: Repository, folder: str, branch_end: str) -> Iterator[str]:

@@ -9,6 +9,7 @@ import msgspec
 from vfsd.index.connection import SqliteFile
 
 BATCH = 500  # rows a transaction, so that nobody waits long for the write lock
+TOLD = 2048  # the same of new blocks: their ids are random, so that each of a few rows changes a page of its own
 CACHE_DAYS = 7  # for which it is known of what use the cache was
 
 
@@ -67,12 +68,12 @@ class Blocks:
 
     def add(self, rows: Sequence[BlockRow]) -> None:
         """Remember chunks in the cache. Those in a segment that was dropped are left out."""
-        for start in range(0, len(rows), BATCH):
+        for start in range(0, len(rows), TOLD):
             with self._file.write() as db:
                 db.executemany(
                     "INSERT OR REPLACE INTO blocks (id, segment, offset, length, check64) SELECT ?1, ?2, ?3, ?4, ?5"
                     " WHERE EXISTS (SELECT 1 FROM segments WHERE id = ?2)",
-                    ((row.id, row.segment, row.offset, row.length, row.check64) for row in rows[start : start + BATCH]),
+                    ((row.id, row.segment, row.offset, row.length, row.check64) for row in rows[start : start + TOLD]),
                 )
 
     def drop(self, row: BlockRow) -> None:

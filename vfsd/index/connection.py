@@ -1,4 +1,4 @@
-"""Connections to one SQLite file: one a thread, WAL, errors in vfsd's words."""
+"""Connections to one SQLite file: one a thread, for as long as that runs; WAL; errors in vfsd's words."""
 
 from __future__ import annotations
 
@@ -6,13 +6,28 @@ import fcntl
 import os
 import sqlite3
 import threading
+import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from vfsd.model.errors import AccessDenied, Damaged, NoSpace, Unavailable, VfsdError
 
+_SHARED = 64 << 10  # bytes of memory that connections share, and more
 BUSY_MS = 30_000  # how long a statement waits for another process's write
+
+
+class _Own:
+    """A thread's connection, closed when the thread ends: pools come and go, in a daemon that runs for weeks. Apart
+    from the connection, which refers to itself by its cache of statements and would stay until it is collected."""
+
+    __slots__ = ("__weakref__", "connection")
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self.connection = connection
+
+    def __del__(self) -> None:
+        self.connection.close()
 
 
 class SqliteFile:
@@ -24,7 +39,7 @@ class SqliteFile:
     def __init__(self, path: str, migrations: str, version: int) -> None:
         self.path = path
         self._local = threading.local()
-        self._all: list[sqlite3.Connection] = []
+        self._all: weakref.WeakSet[_Own] = weakref.WeakSet()
         self._lock = threading.Lock()
         with self.errors():
             os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
@@ -52,17 +67,21 @@ class SqliteFile:
     @property
     def connection(self) -> sqlite3.Connection:
         """This thread's connection, in autocommit mode."""
-        found: sqlite3.Connection | None = getattr(self._local, "connection", None)
+        return self._own().connection
+
+    def _own(self) -> _Own:
+        found: _Own | None = getattr(self._local, "own", None)
         if found is None:
-            found = sqlite3.connect(
+            connection = sqlite3.connect(
                 self.path, timeout=BUSY_MS / 1000, isolation_level=None, check_same_thread=False, cached_statements=256
             )
-            found.execute("PRAGMA journal_mode = WAL")
-            found.execute("PRAGMA synchronous = NORMAL")
-            found.execute("PRAGMA cache_size = -8192")
-            self._local.connection = found
+            found = _Own(connection)
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = NORMAL")
+            connection.execute("PRAGMA cache_size = -8192")
+            self._local.own = found
             with self._lock:
-                self._all.append(found)
+                self._all.add(found)
         return found
 
     def one(self, statement: str, values: Sequence[object] = ()) -> tuple[Any, ...] | None:
@@ -70,13 +89,14 @@ class SqliteFile:
         try:
             found: tuple[Any, ...] | None = self.connection.execute(statement, values).fetchone()
         except sqlite3.DatabaseError as error:
-            raise _translate(self.path, error) from error
+            raise translate(self.path, error) from error
         return found
 
     def rows(self, statement: str, values: Sequence[object] = ()) -> Iterator[tuple[Any, ...]]:
         """The rows of a query, streamed."""
         with self.errors():
-            yield from self.connection.execute(statement, values)
+            own = self._own()  # held, should another thread go on with it
+            yield from own.connection.execute(statement, values)
 
     @contextmanager
     def write(self) -> Iterator[sqlite3.Connection]:
@@ -100,24 +120,34 @@ class SqliteFile:
         except VfsdError:
             raise
         except sqlite3.DatabaseError as error:
-            raise _translate(self.path, error) from error
+            raise translate(self.path, error) from error
         except OSError as error:
             raise AccessDenied(f"{self.path}: {error.strerror}") from error
 
     def close(self) -> None:
         """Close every thread's connection. The file may not be used afterwards."""
         with self._lock:
-            for connection in self._all:
-                connection.close()
+            for own in list(self._all):
+                own.connection.close()
             self._all.clear()
 
 
-def _translate(path: str, error: sqlite3.DatabaseError) -> VfsdError:
+def translate(path: str, error: sqlite3.DatabaseError) -> VfsdError:
+    """SQLite's error in vfsd's words."""
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-    if code == sqlite3.SQLITE_FULL:
+    if code == sqlite3.SQLITE_FULL or (code == sqlite3.SQLITE_IOERR and _is_full(path)):
         return NoSpace(f"{path}: the disk is full")
     if code in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}:
         return Damaged(f"{path}: {error}: run `vfsd index rebuild`")
     if code in {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM}:
         return AccessDenied(f"{path}: {error}")
     return Unavailable(f"{path}: {error}")
+
+
+def _is_full(path: str) -> bool:
+    """Whether the disk has no room for what SQLite maps into memory, of which it says no more than that it failed."""
+    try:
+        disk = os.statvfs(os.path.dirname(path))
+    except OSError:
+        return False
+    return disk.f_bavail * disk.f_frsize < _SHARED

@@ -71,7 +71,8 @@ class Index:
         """Forget what the store told. What is this node's own stays: jobs and the chunk cache."""
         with self.file.write() as db:
             for table in (
-                "nodes", "places", "commits", "provenance", "refs", "verdicts", "condemned", "pardons", "drops",
+                "nodes", "places", "commits", "provenance", "refs", "verdicts", "condemned", "pardons", "gc_state",
+                "drops",
             ):  # fmt: skip
                 db.execute(f"DELETE FROM {table}")
 
@@ -105,29 +106,34 @@ class Index:
         )
         return PlaceRow(*row) if row else None
 
-    def usable_place(self, blob_id: bytes) -> PlaceRow | None:
-        """Where a blob lies that new pointers may lead to: nothing of it is condemned."""
-        row = self.file.one(
-            "SELECT id, container, offset, length FROM places WHERE id = ? AND NOT EXISTS (SELECT 1 FROM condemned AS c"
-            " WHERE c.container = places.container AND c.offset IN (0, places.offset))",
-            (blob_id,),
-        )
-        return PlaceRow(*row) if row else None
+    def usable_places(self, blobs: Sequence[bytes]) -> list[PlaceRow]:
+        """Where those of the blobs lie that new pointers may lead to: nothing of them is condemned."""
+        found: list[PlaceRow] = []
+        for part in _batches(blobs):
+            rows = self.file.rows(
+                f"SELECT id, container, offset, length FROM places WHERE id IN ({', '.join('?' * len(part))})"
+                " AND NOT EXISTS (SELECT 1 FROM condemned AS c"
+                " WHERE c.container = places.container AND c.offset IN (0, places.offset))",
+                part,
+            )
+            found += (PlaceRow(*row) for row in rows)
+        return found
 
     def place_containers(self) -> list[bytes]:
         """The containers in which blobs are said to lie."""
         return [row[0] for row in self.file.rows("SELECT DISTINCT container FROM places")]
 
-    def forget_container(self, container: bytes) -> int:
-        """Forget that any blob lies in a container; how many were said to."""
-        with self.file.write() as db:
-            return db.execute("DELETE FROM places WHERE container = ?", (container,)).rowcount
+    def places_in(self, container: bytes) -> list[PlaceRow]:
+        """The blobs that are said to lie in a container, by offset. Reads all places."""
+        rows = self.file.rows(
+            "SELECT id, container, offset, length FROM places WHERE container = ? ORDER BY offset", (container,)
+        )
+        return [PlaceRow(*row) for row in rows]
 
     def forget_places(self) -> None:
-        """Forget where blobs lie, and what datums of jobs in flight stored: it may have been deleted meanwhile."""
+        """Forget where blobs lie."""
         with self.file.write() as db:
             db.execute("DELETE FROM places")
-            db.execute("DELETE FROM job_datums")
 
     def add_places(self, rows: Sequence[PlaceRow]) -> None:
         """Remember where blobs lie; a later place replaces an earlier one."""
@@ -196,6 +202,11 @@ class Index:
             )
             return {key: (etag, data) for key, etag, data in rows}
 
+    def ref_keys(self, prefix: str) -> set[str]:
+        """The keys alone."""
+        rows = self.file.rows("SELECT key FROM refs WHERE key >= ? AND key < ?", (prefix, prefix + "\U0010ffff"))
+        return {key for (key,) in rows}
+
     def update_refs(self, changed: Iterable[tuple[str, str, bytes]], gone: Iterable[str]) -> None:
         """Remember (key, etag, data) as read, forget the keys that are gone."""
         with self.file.write() as db:
@@ -205,10 +216,14 @@ class Index:
     # Jobs
 
     def put_job(self, job: str, pipeline: str, created: int, finished: int, record: bytes) -> None:
-        """Write a job's record; its datum results go once it has `finished`."""
+        """Write a job's record; its datum results go once it has `finished`. One that has ended stays so: who writes
+        that it is in flight had read it before."""
         with self.file.write() as db:
             db.execute(
-                "INSERT OR REPLACE INTO jobs (id, pipeline, created, finished, record) VALUES (?, ?, ?, ?, ?)",
+                "INSERT INTO jobs (id, pipeline, created, finished, record) VALUES (?, ?, ?, ?, ?)"
+                " ON CONFLICT (id) DO UPDATE SET pipeline = excluded.pipeline, created = excluded.created,"
+                " finished = excluded.finished, record = excluded.record"
+                " WHERE excluded.finished > 0 OR jobs.finished = 0",
                 (job, pipeline, created, finished, record),
             )
             if finished:
@@ -232,6 +247,14 @@ class Index:
         )
         return [row[0] for row in rows]
 
+    def ended_jobs(self, pipeline: str | None = None) -> list[str]:
+        """Ids of the jobs that have ended, of one pipeline or of all."""
+        if pipeline is None:
+            rows = self.file.rows("SELECT id FROM jobs WHERE finished > 0")
+        else:
+            rows = self.file.rows("SELECT id FROM jobs WHERE finished > 0 AND pipeline = ?", (pipeline,))
+        return [row[0] for row in rows]
+
     def jobs_with_prefix(self, prefix: str) -> list[bytes]:
         """Records of the jobs whose id begins with `prefix`."""
         rows = self.file.rows(
@@ -253,16 +276,18 @@ class Index:
         found: int = row[0] if row else 0
         return found
 
-    def forget_jobs(self, pipeline: str) -> None:
-        """Remove a pipeline's jobs."""
+    def forget_job(self, job: str) -> None:
+        """Remove a job and its datum results."""
         with self.file.write() as db:
-            db.execute("DELETE FROM job_datums WHERE job IN (SELECT id FROM jobs WHERE pipeline = ?)", (pipeline,))
-            db.execute("DELETE FROM jobs WHERE pipeline = ?", (pipeline,))
+            db.execute("DELETE FROM job_datums WHERE job = ?", (job,))
+            db.execute("DELETE FROM jobs WHERE id = ?", (job,))
 
     def add_datum_results(self, job: str, results: Sequence[tuple[str, bytes]]) -> None:
-        """Remember (datum id, result) of datums that ended."""
+        """Remember (datum id, result) of datums that ended, while their job is in flight."""
         for part in _batches(results):
             with self.file.write() as db:
+                if db.execute("SELECT 1 FROM jobs WHERE id = ? AND finished > 0", (job,)).fetchone():
+                    return
                 db.executemany(
                     "INSERT OR REPLACE INTO job_datums (job, datum, result) VALUES (?, ?, ?)",
                     ((job, datum, result) for datum, result in part),

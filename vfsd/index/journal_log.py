@@ -66,7 +66,7 @@ class JournalLog:
         self._folder = folder
         self._is_done = is_done
         self._current: _Segment | None = None  # one that this process began: a torn record may end any other
-        self._begun = self._begun_synced = 0  # files that this process made; how many of their names are durable
+        self._begun, self._begun_synced = 1, 0  # files that were made, at first by others; how many names are durable
         self.last = 0  # number of the last record
         self._segments = [_Segment(os.path.join(folder, name)) for name in sorted(os.listdir(folder))]
         for segment in self._segments:
@@ -84,6 +84,7 @@ class JournalLog:
             segment = self._begin()
         body = _HEAD.pack(self.last + 1, branch) + data
         frame = _FRAME.pack(len(data), xxhash.xxh3_64_intdigest(body)) + body
+        self._current = None  # should it fail: what is behind half a record would be lost
         try:
             written = os.write(segment.fd, frame)
         except OSError as error:
@@ -92,7 +93,9 @@ class JournalLog:
             written = 0
         if written != len(frame):
             os.ftruncate(segment.fd, segment.size)
+            self._current = segment
             raise NoSpace(f"{segment.path}: the disk is full")
+        self._current = segment
         segment.size += written
         self.last += 1
         segment.last[branch] = self.last

@@ -6,7 +6,7 @@ that was released is never edited: a change is a new step and a new version.
 
 from __future__ import annotations
 
-INDEX_VERSION = 3  # PRAGMA user_version of a file that has seen every step
+INDEX_VERSION = 4  # PRAGMA user_version of a file that has seen every step
 JOURNAL_VERSION = 1
 
 INDEX_1 = (
@@ -125,6 +125,24 @@ INDEX_3 = (
         store   INTEGER NOT NULL        -- bytes of chunks that came from the store; ahead of their reader too
     )""",
     "PRAGMA user_version = 3",
+)
+
+INDEX_4 = (
+    "DROP TABLE verdicts",
+    """
+    CREATE TABLE verdicts (     -- lists of condemned blobs that were taken in; see repo/condemned.py
+        number  INTEGER PRIMARY KEY,    -- of the list, counted over the life of the store
+        parts   TEXT NOT NULL,          -- keys of the objects that were read, a space between two
+        pardons TEXT NOT NULL           -- which of its pardons are in `pardons`: Verdict.pardons
+    )""",
+    """
+    CREATE TABLE gc_state (     -- how far the store's `gc/state` was followed; one row, or none
+        version INTEGER NOT NULL,       -- GcState.version: what is here is no older
+        number  INTEGER NOT NULL        -- GcState.number: of the last list there was
+    )""",
+    "DELETE FROM condemned",
+    "DELETE FROM pardons",
+    "PRAGMA user_version = 4",
 )
 
 JOURNAL_1 = (

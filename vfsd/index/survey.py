@@ -73,6 +73,23 @@ _SCHEMA = (
         age  REAL NOT NULL          -- as in containers
     ) WITHOUT ROWID""",
     """
+    CREATE TABLE leads (        -- lines of maps, of those that somebody asked for
+        container BLOB NOT NULL,        -- that was rewritten
+        offset    INTEGER NOT NULL,     -- where the blob lay in it
+        length    INTEGER NOT NULL,
+        kind      INTEGER NOT NULL,     -- of the blob, as in packs
+        there     BLOB NOT NULL,        -- container that it lies in now, or lay in before that was rewritten too
+        now       INTEGER NOT NULL,     -- where in it
+        PRIMARY KEY (container, offset)
+    ) WITHOUT ROWID""",
+    "CREATE INDEX leads_back ON leads (there, now)",
+    """
+    CREATE TABLE doomed (       -- what a list condemns
+        container BLOB NOT NULL,
+        offset    INTEGER NOT NULL,     -- 0: all of it
+        PRIMARY KEY (container, offset)
+    ) WITHOUT ROWID""",
+    """
     CREATE TABLE marks (        -- containers that are needed
         container BLOB PRIMARY KEY
     ) WITHOUT ROWID""",
@@ -126,6 +143,17 @@ class ContainerRow(msgspec.Struct, frozen=True, gc=False):
     size: int
     modified: float
     moved: bool = False
+
+
+class LeadRow(msgspec.Struct, frozen=True, gc=False):
+    """A line of a map: see the table."""
+
+    container: bytes
+    offset: int
+    length: int
+    kind: int
+    there: bytes
+    now: int
 
 
 class Survey:
@@ -203,6 +231,68 @@ class Survey:
     def is_moved(self, container: bytes) -> bool:
         """Whether a container has a map."""
         return self._db.execute("SELECT 1 FROM moved WHERE id = ?", (container,)).fetchone() is not None
+
+    def twice(self) -> set[bytes]:
+        """The containers that have a map and are there all the same: their rewriting goes on, or died."""
+        return {row[0] for row in self._db.execute("SELECT id FROM moved JOIN containers USING (id)")}
+
+    def moved(self) -> list[bytes]:
+        """All containers that have a map."""
+        return [row[0] for row in self._db.execute("SELECT id FROM moved ORDER BY id")]
+
+    def add_leads(self, rows: Iterable[LeadRow]) -> None:
+        """Take in the lines of a map."""
+        self._db.executemany(
+            "INSERT OR REPLACE INTO leads (container, offset, length, kind, there, now) VALUES (?, ?, ?, ?, ?, ?)",
+            ((row.container, row.offset, row.length, row.kind, row.there, row.now) for row in rows),
+        )
+
+    def lead(self, container: bytes, offset: int) -> LeadRow | None:
+        """Where the blob lies that lay at `offset`, by the map of its container."""
+        row = self._db.execute(
+            "SELECT container, offset, length, kind, there, now FROM leads WHERE container = ? AND offset = ?",
+            (container, offset),
+        ).fetchone()
+        return None if row is None else LeadRow(*row)
+
+    def leads(self, container: bytes) -> list[LeadRow]:
+        """All lines of a container's map, by offset."""
+        rows = self._db.execute(
+            "SELECT container, offset, length, kind, there, now FROM leads WHERE container = ? ORDER BY offset",
+            (container,),
+        )
+        return [LeadRow(*row) for row in rows]
+
+    def leading_into(self, gone: set[bytes]) -> list[bytes]:
+        """The containers whose maps, of those that were asked for, lead into one of `gone`."""
+        rows = self._db.execute("SELECT DISTINCT container, there FROM leads")
+        return sorted({container for container, there in rows if there in gone})
+
+    def clear_doomed(self) -> None:
+        """Forget what a list condemns."""
+        self._db.execute("DELETE FROM doomed")
+
+    def add_doomed(self, container: bytes, offsets: Iterable[int]) -> None:
+        """What a list condemns in a container, 0 for all of it."""
+        self._db.executemany(
+            "INSERT OR IGNORE INTO doomed (container, offset) VALUES (?, ?)",
+            ((container, offset) for offset in offsets),
+        )
+
+    def doomed_elsewhere(self) -> Iterator[tuple[bytes, int]]:
+        """(container, offset) of what leads to something doomed by maps, of those that were asked for, and is not
+        doomed itself; in order."""
+        yield from self._db.execute(
+            "WITH RECURSIVE names (container, offset) AS ("
+            " SELECT l.container, l.offset FROM doomed AS d JOIN leads AS l ON l.there = d.container WHERE d.offset = 0"
+            " UNION SELECT l.container, l.offset FROM doomed AS d JOIN leads AS l"
+            "  ON l.there = d.container AND l.now = d.offset"
+            " UNION SELECT l.container, l.offset FROM names AS n JOIN leads AS l"
+            "  ON l.there = n.container AND l.now = n.offset)"
+            " SELECT container, offset FROM names AS n WHERE NOT EXISTS ("
+            "  SELECT 1 FROM doomed AS d WHERE d.container = n.container AND d.offset IN (0, n.offset))"
+            " ORDER BY container, offset"
+        )
 
     def container(self, container: bytes) -> ContainerRow | None:
         """A container, or its map where that is all that is left; None when neither is there."""

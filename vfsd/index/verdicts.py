@@ -12,6 +12,7 @@ from vfsd.model.ids import CommitId
 
 BATCH = 500  # rows a transaction, so that nobody waits long for the write lock
 WHOLE = 0  # the offset that stands for a whole container: blobs begin behind it
+Blob = tuple[bytes, int]  # container, offset
 
 _CONDEMNED = (
     "FROM condemned AS c WHERE c.container = ?1 AND c.offset IN (0, ?2) AND NOT EXISTS"
@@ -29,57 +30,84 @@ class DropRow(msgspec.Struct, frozen=True):
     head: bytes
 
 
+class ListRow(msgspec.Struct, frozen=True):
+    """A list as it is to be taken in. blobs: None when those that are here are right. pardoned: likewise."""
+
+    number: int
+    parts: str
+    pardons: str
+    blobs: Iterable[Blob] | None
+    pardoned: Iterable[Blob] | None
+
+
 class Verdicts:
     """Lists of condemned blobs, by their numbers; see repo/condemned.py."""
 
     def __init__(self, file: SqliteFile) -> None:
         self._file = file
 
-    def known(self) -> dict[int, tuple[str, int]]:
-        """number → (its parts, how many pardons were taken in) of the lists that are here, and of the last one there
-        was, without parts if it is not here."""
+    def version(self) -> int:
+        """Of the state of lists that was followed last; 0 where none was."""
+        row = self._file.one("SELECT version FROM gc_state")
+        return 0 if row is None else row[0]
+
+    def known(self) -> dict[int, tuple[str, str]]:
+        """number → (its parts, its pardons) of the lists that are here."""
         with self._file.errors():
-            rows = self._file.rows("SELECT number, parts, pardoned FROM verdicts")
-            return {number: (parts, pardoned) for number, parts, pardoned in rows}
+            rows = self._file.rows("SELECT number, parts, pardons FROM verdicts")
+            return {number: (parts, pardons) for number, parts, pardons in rows}
 
-    def take(
-        self, number: int, parts: str, rows: Iterable[tuple[bytes, int]], pardons: Sequence[tuple[bytes, int]]
-    ) -> None:
-        """Take in a list, (container, offset) a blob, in place of what was known of it. One transaction: nobody may see
-        half of it."""
+    def follow(
+        self, before: int, version: int, *, number: int, forgotten: int, lists: Sequence[ListRow],
+    ) -> tuple[bool, bool]:
+        """Go on from one version of the state to a later one, whose last list is `number`, in one transaction: nobody
+        may see half of it. (whether it was done: it is not when others have gone on from `before`, whether all was
+        forgotten that may be gone by now)."""
+        there = {one.number for one in lists}
+        for other in self.known().keys() - there:
+            if other <= forgotten:
+                self._forget_places(other)
         with self._file.write() as db:
-            self._remove(db, number)
-            db.executemany(
-                "INSERT OR IGNORE INTO condemned (container, offset, number) VALUES (?, ?, ?)",
-                ((container, offset, number) for container, offset in rows),
-            )
-            self._add(db, number, parts, pardons)
+            row = db.execute("SELECT version, number FROM gc_state").fetchone() or (0, 0)
+            if row[0] != before:
+                return False, False
+            stale = row[1] < forgotten
+            if stale:  # this node was away: anything that it knows of may have been deleted
+                for table in ("places", "nodes", "commits", "provenance", "job_datums"):
+                    db.execute(f"DELETE FROM {table}")
+            for other in self.known().keys() - there:
+                if other <= forgotten:
+                    self._forget_commits(db, other)
+                self._remove(db, other)
+            for one in lists:
+                self._take(db, one)
+            db.execute("DELETE FROM gc_state")
+            db.execute("INSERT INTO gc_state (version, number) VALUES (?, ?)", (version, number))
+        return True, stale
 
-    def pardon(self, number: int, parts: str, pardons: Sequence[tuple[bytes, int]]) -> None:
-        """Take in all pardons of a list that is here."""
-        with self._file.write() as db:
-            self._add(db, number, parts, pardons)
+    def _forget_places(self, number: int) -> None:
+        """Forget what lay where a list says that was carried out: nobody will say any more that it is gone. While the
+        list is here nobody shares it, so this takes its time: all places are looked at."""
+        gone = (
+            "EXISTS (SELECT 1 FROM condemned AS c WHERE c.number = ? AND c.container = places.container"
+            " AND c.offset IN (0, places.offset))"
+        )
+        last = b""
+        while True:
+            ids = list(self._file.rows(
+                f"SELECT id FROM places WHERE id > ? AND {gone} ORDER BY id LIMIT ?", (last, number, BATCH)
+            ))  # fmt: skip
+            if not ids:
+                return
+            with self._file.write() as db:
+                db.executemany(f"DELETE FROM places WHERE id = ? AND {gone}", ((blob, number) for (blob,) in ids))
+            last = ids[-1][0]
 
-    def withdraw(self, number: int) -> None:
-        """Forget a list that was not carried out."""
-        with self._file.write() as db:
-            self._remove(db, number)
-            db.execute(
-                "INSERT INTO verdicts (number, parts, pardoned) SELECT ?1, '', 0"
-                " WHERE NOT EXISTS (SELECT 1 FROM verdicts WHERE number > ?1)",
-                (number,),
-            )
-            db.execute("DELETE FROM verdicts WHERE number < ? AND parts = ''", (number,))
-
-    def forget(self, number: int) -> None:
-        """Forget a list that was carried out, and that there were any blobs where it says."""
-        with self._file.write() as db:
-            db.execute(
-                "DELETE FROM places WHERE EXISTS (SELECT 1 FROM condemned AS c WHERE c.number = ?"
-                " AND c.container = places.container AND c.offset IN (0, places.offset))",
-                (number,),
-            )
-        self.withdraw(number)
+    @staticmethod
+    def _forget_commits(db: Connection, number: int) -> None:
+        """The same of commits."""
+        gone = "SELECT lower(hex(container)) FROM condemned WHERE number = ? AND offset <= 1 AND length(container) = 32"
+        db.execute(f"DELETE FROM commits WHERE id IN ({gone})", (number,))
 
     @staticmethod
     def _remove(db: Connection, number: int) -> None:
@@ -87,13 +115,17 @@ class Verdicts:
             db.execute(f"DELETE FROM {table} WHERE number = ?", (number,))
 
     @staticmethod
-    def _add(db: Connection, number: int, parts: str, pardons: Sequence[tuple[bytes, int]]) -> None:
-        db.executemany(
-            "INSERT OR IGNORE INTO pardons (container, offset, number) VALUES (?, ?, ?)",
-            [(*pardon, number) for pardon in pardons],
-        )
+    def _take(db: Connection, one: ListRow) -> None:
+        if one.blobs is not None:
+            db.execute("DELETE FROM condemned WHERE number = ?", (one.number,))
+        for table, blobs in (("condemned", one.blobs), ("pardons", one.pardoned)):
+            db.executemany(
+                f"INSERT OR IGNORE INTO {table} (container, offset, number) VALUES (?, ?, ?)",
+                ((*blob, one.number) for blob in blobs or ()),
+            )
         db.execute(
-            "INSERT OR REPLACE INTO verdicts (number, parts, pardoned) VALUES (?, ?, ?)", (number, parts, len(pardons))
+            "INSERT OR REPLACE INTO verdicts (number, parts, pardons) VALUES (?, ?, ?)",
+            (one.number, one.parts, one.pardons),
         )
 
     def any(self) -> bool:
@@ -134,6 +166,11 @@ class Drops:
                     " WHERE excluded.time < drops.time",
                     [(row.id, row.time, row.author, row.reason, row.head) for row in part],
                 )
+
+    def remove(self, commits: Iterable[CommitId]) -> None:
+        """Forget dropped commits whose headers nobody keeps any more."""
+        with self._file.write() as db:
+            db.executemany("DELETE FROM drops WHERE id = ?", ((commit,) for commit in commits))
 
     def find(self, commit: CommitId) -> DropRow | None:
         """What is known of a commit that was dropped; None for another."""

@@ -11,19 +11,24 @@ import msgspec
 
 from vfsd.model.errors import Damaged
 from vfsd.model.ids import CommitId, GlobalId, JobId, hash_bytes
+from vfsd.model.trigger import Trigger
 
 T = TypeVar("T", bound=msgspec.Struct)
 FORMAT = 1  # of every object below, see docs/format.md
 ANCESTORS = 64  # how many ancestors a commit object names, so that history is read in parallel
+CHUNK_SIZE = 22 << 10  # bytes of a chunk on average, where nothing else is said: docs/decisions/0017-chunk-size.md
+SMALLEST_CHUNKS, LARGEST_CHUNKS = 4 << 10, 4 << 20  # averages that a store can be made with
 
 
 class Provenance(msgspec.Struct, frozen=True):
-    """One direct input of a commit: what was read to make it. `name` is the input's name in the pipeline."""
+    """One direct input of a commit: what was read to make it. `name` is the input's name in the pipeline. `kind`: how
+    that is known: empty when whoever made the commit said so, else as in model.observation."""
 
     repo: str
     branch: str
     commit: CommitId
     name: str = ""
+    kind: str = ""
 
 
 class RootAttributes(msgspec.Struct, frozen=True):
@@ -41,7 +46,8 @@ class Commit(msgspec.Struct, frozen=True, kw_only=True):
     tree: hex id of the root directory's node, empty when the commit holds no file. digest: content digest of the
     root. files, size: how many files it holds and their bytes. linked: how many of them are names of hard-linked files.
     directories: how many the root has. parents: first the one that the branch stood at. time: ns since 1970, never
-    below the parent's. pipeline, job: what wrote it, empty for users' commits.
+    below the parent's. pipeline, job: what wrote it, empty for users' commits. lineage: id of the object that says
+    what was seen of its writers (model.observation), empty for none.
     """
 
     format: int = FORMAT
@@ -62,6 +68,7 @@ class Commit(msgspec.Struct, frozen=True, kw_only=True):
     provenance: tuple[Provenance, ...] = ()
     pipeline: str = ""
     job: JobId | None = None
+    lineage: str = ""
 
 
 class BranchHead(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,8 +76,11 @@ class BranchHead(msgspec.Struct, frozen=True, kw_only=True):
 
     commit: None before the first commit. nonce: fresh 128 bits in each write, so that no two writes are equal bytes
     (an ETag may be a hash of the content) and a writer whose answer was lost recognises its own write.
-    pipeline: whose output branch this is; users may not write to it then. copies: how many more places of its tree's
-    root the commit's hints name, at least; who knows fewer reads the commit again.
+    pipeline: whose output branch this is; users may not write to it then. holder: of an output branch, the runner that
+    has the pipeline (vfsd.pipeline.lease), empty before the first. epoch: how often that was decided anew; only who was
+    given the present epoch may move the branch for the pipeline. ticked: of the branch with the ticks of a cron input,
+    which is its pipeline's too, until when they are made, in ns since 1970; 0 elsewhere. trigger: what moves the
+    branch; users do not write to it then.
     """
 
     format: int = FORMAT
@@ -78,7 +88,10 @@ class BranchHead(msgspec.Struct, frozen=True, kw_only=True):
     nonce: str
     moved: int
     pipeline: str = ""
-    copies: int = 0
+    holder: str = ""
+    epoch: int = 0
+    ticked: int = 0
+    trigger: Trigger | None = None
 
 
 class RepoObject(msgspec.Struct, frozen=True, kw_only=True):
@@ -117,9 +130,9 @@ class StoreFormat(msgspec.Struct, frozen=True, kw_only=True):
     vfsd: int = 1
     id: str
     created: int
-    chunk_min: int = 256 * 1024
-    chunk_avg: int = 1024 * 1024
-    chunk_max: int = 4 * 1024 * 1024
+    chunk_min: int = CHUNK_SIZE // 4
+    chunk_avg: int = CHUNK_SIZE
+    chunk_max: int = CHUNK_SIZE * 4
     shared: bool = True
 
 

@@ -16,7 +16,7 @@ from vfsd.model.errors import InvalidArgument
 
 
 class _YamlLoader(yaml.SafeLoader):
-    """YAML with JSON's types: `no` and `2024-01-01` stay text, keys stand once."""
+    """YAML with JSON's types: `no` and `2024-01-01` stay text, keys stand once, nothing holds itself."""
 
     yaml_implicit_resolvers = {  # noqa: RUF012  pyyaml's own way of saying it
         first: [
@@ -26,6 +26,11 @@ class _YamlLoader(yaml.SafeLoader):
         ]
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        if node in self.recursive_objects:  # an alias within its own anchor
+            raise yaml.constructor.ConstructorError(None, None, "what begins here holds itself", node.start_mark)
+        return super().construct_object(node, deep=True)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = []
@@ -56,10 +61,28 @@ def read_documents(text: str, where: str) -> list[Any]:
             raise InvalidArgument(f"{where}: {at}{error.problem}") from None
         except (yaml.YAMLError, RecursionError, ValueError, TypeError) as error:
             raise InvalidArgument(f"{where}: {' '.join(str(error).split())}") from None
+    _check_text(documents, where)
     specs = []
     for document in documents:
         specs.extend(document if isinstance(document, list) else [document] if document is not None else [])
     return specs
+
+
+def _check_text(documents: list[Any], where: str) -> None:
+    r"""Refuse halves of pairs: JSON can write them, as \ud83d, and UTF-8 cannot."""
+    rest: list[Any] = [documents]
+    seen = set()  # an anchor of YAML may stand in many places
+    while rest:
+        value = rest.pop()
+        if id(value) in seen:
+            continue
+        seen.add(id(value))
+        if isinstance(value, dict):
+            rest += [*value, *value.values()]
+        elif isinstance(value, list):
+            rest += value
+        elif isinstance(value, str) and any("\ud800" <= letter <= "\udfff" for letter in value):
+            raise InvalidArgument(f"{where}: half a surrogate pair stands in {value[:80]!a}, which is no character")
 
 
 def _json_documents(text: str, where: str) -> Iterator[Any]:

@@ -27,6 +27,7 @@ from vfsd.model.language import Chars, Language
 
 MAX_GLOB = 4096  # characters, as the longest path
 MAX_DEPTH = 40  # brackets within brackets
+MAX_RUNS = 6  # `*` and `**` in a glob whose captures a regular expression finds: it may try a power of the length
 MAX_POSITIONS = 20_000  # remembered at a time; a glob that needs more starts afresh
 
 SLASH = Chars((("/", "/"),))
@@ -290,6 +291,38 @@ class Match:
         return _TEMPLATE.sub(one, template.encode(errors="surrogateescape"))
 
 
+def _pattern(terms: tuple[Term, ...]) -> re.Pattern[str] | None:
+    """A regular expression that captures as `Glob._fill` does, some fifty times as fast; None for a glob whose
+    repetitions could make it try too many ways."""
+    runs = 0
+
+    def of(sequence: tuple[Term, ...]) -> str:
+        nonlocal runs
+        text = ""
+        for term in sequence:
+            match term:
+                case One(chars):
+                    text += _class(chars)
+                case Run(language):
+                    runs += 1
+                    text += "(?s:.*)" if language == lang.ALL else "[^/]*"
+                case Group("@" | "?") as group:
+                    inner = "(?:" + "|".join(map(of, group.options)) + ")" + "?" * (group.quantifier == "?")
+                    text += f"({inner})" if group.number else inner
+                case _:
+                    runs = MAX_RUNS + 1
+        return text
+
+    text = of(terms)
+    return re.compile(text) if runs <= MAX_RUNS else None
+
+
+def _class(chars: Chars) -> str:
+    if not chars.ranges:
+        return "(?s:.)" if chars.negated else "(?!)"
+    return f"[{'^' * chars.negated}{''.join(f'{re.escape(one)}-{re.escape(other)}' for one, other in chars.ranges)}]"
+
+
 class Glob:
     """A compiled glob; `text` is its clean form. InvalidArgument when it cannot be read."""
 
@@ -307,6 +340,7 @@ class Glob:
         self.groups = parser.captures
         self._language = sequence(self._terms)
         self._known: dict[Language, Position] = {}
+        self._pattern = _pattern(self._terms)
 
     def _position(self, language: Language) -> Position:
         if len(self._known) > MAX_POSITIONS:
@@ -340,6 +374,10 @@ class Glob:
     def captures(self, path: bytes) -> tuple[bytes, ...]:
         """The captures of a path that matches."""
         text = path.decode(errors="surrogateescape") if self._terms else ""
+        if self._pattern is not None:
+            found = self._pattern.fullmatch(text)
+            assert found is not None
+            return tuple((group or "").encode(errors="surrogateescape") for group in found.groups())
         spans = [(0, 0)] * (self.groups + 1)
         self._fill(self._terms, text, 0, len(text), spans)
         return tuple(text[start:end].encode(errors="surrogateescape") for start, end in spans[1:])

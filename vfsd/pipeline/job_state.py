@@ -5,7 +5,10 @@ not keep the others from running, and that a job ends exactly once, when nothing
 datums, running processes, merging and all records to whoever carries out the instructions.
 
     created ── Begin ──> starting ── first datum ──> running ── all done ──> finishing ── OutputCommitted ──> success
-       │                     └───────────┬──────────────┘                        └── MergeFailed ──> failure
+       │                     └───────────┬──────────────┘                       │ └── MergeFailed ──> failure
+       │                                 │               OutputCommitted, with an egress ──> egressing
+       │                                 │                       Egressed ──> success ───────┤
+       │                                 │                       EgressFailed ──> failure ───┘
        │                                 ├── a datum failed, or DatumsUnformable ──> failure
        └── UpstreamFailed ─> unrunnable  └── StopRequested, in any of these states ──> killed
 
@@ -29,7 +32,9 @@ LOW_WATER = 1024  # datums that wait; with fewer, the next batch is asked for
 
 
 class Begin(msgspec.Struct, frozen=True):
-    """Event: the job's inputs are there."""
+    """Event: the job's inputs are there. committed: so is its output commit, made before an interruption."""
+
+    committed: bool = False
 
 
 class UpstreamFailed(msgspec.Struct, frozen=True):
@@ -59,11 +64,13 @@ class DatumStarted(msgspec.Struct, frozen=True):
 
 
 class DatumFinished(msgspec.Struct, frozen=True):
-    """Event: a try is over, and nothing of it runs any more. reason: one line, for a failure."""
+    """Event: a try is over, and nothing of it runs any more. reason: one line, for a failure. recovered: it was the
+    last one, and what the spec has for that case did its work."""
 
     ticket: int
     ok: bool
     reason: str = ""
+    recovered: bool = False
 
 
 class StopRequested(msgspec.Struct, frozen=True):
@@ -82,9 +89,19 @@ class MergeFailed(msgspec.Struct, frozen=True):
     reason: str
 
 
+class Egressed(msgspec.Struct, frozen=True):
+    """Event: an answer to Egress."""
+
+
+class EgressFailed(msgspec.Struct, frozen=True):
+    """Event: the other answer to Egress, also after CancelEgress; the output commit stays."""
+
+    reason: str
+
+
 Event = (
     Begin | UpstreamFailed | DatumsFormed[D] | DatumsUnformable | DatumStarted | DatumFinished | StopRequested
-    | OutputCommitted | MergeFailed
+    | OutputCommitted | MergeFailed | Egressed | EgressFailed
 )  # fmt: skip
 
 
@@ -123,6 +140,14 @@ class CancelMerge(msgspec.Struct, frozen=True):
     """Instruction: give the merge up unless it is committed by now; its answer is still awaited."""
 
 
+class Egress(msgspec.Struct, frozen=True):
+    """Instruction: send the output commit where the spec says; answer with one Egressed or EgressFailed."""
+
+
+class CancelEgress(msgspec.Struct, frozen=True):
+    """Instruction: give the egress up; its answer is still awaited."""
+
+
 class Finish(msgspec.Struct, frozen=True):
     """Instruction: the job has ended; always the last one."""
 
@@ -130,7 +155,10 @@ class Finish(msgspec.Struct, frozen=True):
     reason: str
 
 
-Instruction = FormDatums | StartDatum[D] | KillDatum | RecordDatum[D] | MergeOutputs | CancelMerge | Finish
+Instruction = (
+    FormDatums | StartDatum[D] | KillDatum | RecordDatum[D] | MergeOutputs | CancelMerge | Egress | CancelEgress
+    | Finish
+)  # fmt: skip
 
 
 class _Try(msgspec.Struct, Generic[D]):
@@ -140,11 +168,13 @@ class _Try(msgspec.Struct, Generic[D]):
 
 
 class JobMachine(Generic[D]):
-    """One job. `handle` is the only way in; the attributes may be read at any time."""
+    """One job. `handle` is the only way in; the attributes may be read at any time. egress: its output goes elsewhere
+    too."""
 
-    def __init__(self, *, parallelism: int, tries: int) -> None:
+    def __init__(self, *, parallelism: int, tries: int, egress: bool = False) -> None:
         self.parallelism = parallelism
         self.tries = tries
+        self.egress = egress
         self.state = JobState.CREATED
         self.counts = DatumCounts()
         self.reason = ""
@@ -155,6 +185,7 @@ class JobMachine(Generic[D]):
         self._forming = False  # FormDatums is out, its answer not in
         self._more = True  # there may be datums that are not formed yet
         self._merging = False  # MergeOutputs is out, its answer not in
+        self._egressing = False  # Egress is out, its answer not in
         self._ending: JobState | None = None  # no more datums start: the job ends so once nothing runs any more
 
     @property
@@ -166,9 +197,11 @@ class JobMachine(Generic[D]):
         """Take in an event; ValueError for one that cannot happen now, which is a mistake in the driver."""
         out: list[Instruction[D]] = []
         match event:
-            case Begin():
+            case Begin(committed):
                 self._expect(self.state is JobState.CREATED, event)
                 self.state = JobState.STARTING
+                if committed:
+                    self._committed(out)
             case UpstreamFailed(reason):
                 self._expect(self.state is JobState.CREATED, event)
                 self._end_as(JobState.UNRUNNABLE, reason)
@@ -180,17 +213,25 @@ class JobMachine(Generic[D]):
                 self._end_as(JobState.FAILURE, reason)
             case DatumStarted(ticket):
                 self._try_of(ticket).state = DatumState.RUNNING
-            case DatumFinished(ticket, ok, reason):
-                self._datum_finished(ticket, ok, reason, out)
+            case DatumFinished():
+                self._datum_finished(event, out)
             case StopRequested(reason):
                 self._stop(reason, out)
             case OutputCommitted():
                 self._expect(self._merging, event)
                 self._merging = False
-                self._ending, self.reason = JobState.SUCCESS, ""  # also when a stop came too late
+                self._committed(out)
             case MergeFailed(reason):
                 self._expect(self._merging, event)
                 self._merging = False
+                self._end_as(JobState.FAILURE, reason)
+            case Egressed():
+                self._expect(self._egressing, event)
+                self._egressing = False
+                self._ending, self.reason = JobState.SUCCESS, ""  # also when a stop came too late
+            case EgressFailed(reason):
+                self._expect(self._egressing, event)
+                self._egressing = False
                 self._end_as(JobState.FAILURE, reason)
         self._advance(out)
         return out
@@ -222,15 +263,18 @@ class JobMachine(Generic[D]):
         self.counts = msgspec.structs.replace(self.counts, total=total).plus(DatumState.SKIPPED, skipped)
         self._more = more
 
-    def _datum_finished(self, ticket: int, ok: bool, reason: str, out: list[Instruction[D]]) -> None:
-        done = self._try_of(ticket)
-        del self._running[ticket]
-        if ok:
+    def _datum_finished(self, event: DatumFinished, out: list[Instruction[D]]) -> None:
+        done = self._try_of(event.ticket)
+        del self._running[event.ticket]
+        reason = event.reason
+        if event.ok:
             self._record(done, DatumState.SUCCESS, "", out)
         elif self._ending is JobState.KILLED:
             pass  # it did not fail, it was not let finish
         elif done.attempt < self.tries and self._ending is None:
             self._waiting.appendleft((done.datum, done.attempt + 1))
+        elif event.recovered:
+            self._record(done, DatumState.RECOVERED, reason, out)
         else:
             self._first_failure = self._first_failure or f"{done.datum}: {reason}"
             self._record(done, DatumState.FAILED, reason, out)
@@ -239,11 +283,22 @@ class JobMachine(Generic[D]):
         self.counts = self.counts.plus(state)
         out.append(RecordDatum(done.datum, state, done.attempt, reason))
 
+    def _committed(self, out: list[Instruction[D]]) -> None:
+        self._more = False
+        if not self.egress:
+            self._ending, self.reason = JobState.SUCCESS, ""  # also when a stop came too late
+        elif self._ending is None:
+            self.state = JobState.EGRESSING
+            self._egressing = True
+            out.append(Egress())
+
     def _stop(self, reason: str, out: list[Instruction[D]]) -> None:
         if self.state.final or self._ending is JobState.KILLED:
             return
         if self._merging:
             out.append(CancelMerge())
+        if self._egressing:
+            out.append(CancelEgress())
         self._ending = None  # a stop goes before any other ending
         self._end_as(JobState.KILLED, reason)
         out.extend(KillDatum(ticket) for ticket in self._running)
@@ -254,7 +309,7 @@ class JobMachine(Generic[D]):
             return
         if self._ending is None:
             self._start_datums(out)
-        if self._running or self._waiting or self._forming or self._merging:
+        if self._running or self._waiting or self._forming or self._merging or self._egressing:
             return
         if self._ending is None and not self._more:
             if not self.counts.failed:
@@ -298,7 +353,8 @@ class JobMachine(Generic[D]):
             assert not self._waiting or len(running) == self.parallelism, "a datum waits beside a free place"
             assert not self._more or self._forming or len(self._waiting) >= LOW_WATER
         assert self._merging == (self.state is JobState.FINISHING)
-        if self.state.final or self.state in {JobState.CREATED, JobState.FINISHING}:
+        assert self._egressing == (self.state is JobState.EGRESSING)
+        if self.state.final or self.state in {JobState.CREATED, JobState.FINISHING, JobState.EGRESSING}:
             assert not running and not self._waiting and not self._forming
         if self.state is JobState.SUCCESS:
             assert not self.counts.failed and not unfinished

@@ -3,33 +3,35 @@
     <datum id, 64 hex digits>/     a directory for each datum; its mtime is when the datum ended
         inputs                     JSON: a list of model.datum.DatumInput, bytes in base64
         log                        what its command wrote to standard output and error
-        out/                       what it wrote to /pfs/out; not there for a datum that failed
+        out/                       what it wrote to /pfs/out; of a datum that failed if that is not too much
         stats                      JSON: DatumStats
 
-A job's ledger holds those of its datums that are done, whichever job did them; its `failed` tree those that failed.
+A job's ledger holds those of its datums that are done, whichever job did them; its `failed` and `recovered` trees those
+that ended so.
 Because a ledger is a tree, two of them are compared at the cost of what differs, which is what merging outputs costs.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from itertools import chain, islice
 from typing import TypeVar
 
 import msgspec
 
-from vfsd.lineage.graph import Point
+from vfsd.cache.stream import streamed
 from vfsd.model.datum import Datum, DatumInput, DatumState
 from vfsd.model.entry import Entry, Kind, Ref, directory
 from vfsd.model.errors import Ambiguous, Damaged, NotFound
-from vfsd.model.ids import SHORT, CommitId, DatumId, JobId
-from vfsd.model.names import split_path
-from vfsd.pipeline.records import JobRecord, JobRecords
+from vfsd.model.ids import SHORT, DatumId, JobId
+from vfsd.pipeline.outputs import Collector
+from vfsd.pipeline.records import JobRecord
 from vfsd.repo.chunklist import content_of, iter_chunks
 from vfsd.repo.directory import DirectoryBuilder, edit, entries, lookup
 from vfsd.repo.ingest import Ingest
 from vfsd.repo.repository import Repository
+from vfsd.repo.tree import chunks_below
 from vfsd.repo.writer import BlobWriter
 from vfsd.store.blob import read_chunk
 
@@ -77,23 +79,26 @@ _RESULT = msgspec.msgpack.Decoder(DatumResult)
 
 
 def datum_result(
-    repository: Repository, writer: BlobWriter, datum: Datum, stats: DatumStats, log: bytes | None, out: bytes | None
+    repository: Repository, writer: BlobWriter, datum: Datum, stats: DatumStats, log: bytes | None, out: bytes | None,
+    seen: tuple[bytes, bytes] = (b"/pfs", b"/pfs/out"),
 ) -> DatumResult:
-    """Store what a try came to. log, out: local paths; None for none of it. Blocks."""
+    """Store what a try came to. log, out: local paths; None for none of it. seen: see vfsd.pipeline.outputs, which also
+    says what is raised. Blocks."""
     nodes = repository.nodes
     written: Entry | None = None
     files: list[Entry] | None = None
-    ingest = Ingest(repository.chunker, writer, nodes, origin=bytes.fromhex(datum.id))
     builder = DirectoryBuilder(writer)
     builder.add(_file(repository, writer, b"inputs", _ENCODE(datum.inputs), stats.finished))
     if log is not None and os.path.exists(log):
         builder.add(Ingest(repository.chunker, writer, nodes).path(log, b"log"))
     if out is not None:
-        written = ingest.path(out, b"out")
+        written = Collector(repository, writer, datum, seen).collect(out)
         files = list(islice(entries(nodes, written.node), FEW + 1))
         builder.add(written)
     builder.add(_file(repository, writer, b"stats", _ENCODE(stats), stats.finished))
     entry = directory(datum.id.encode(), builder.finish(), mtime=stats.finished)
+    if stats.state is not DatumState.SUCCESS:
+        return DatumResult(stats.state, entry)
     return DatumResult(stats.state, entry, written, files if files is None or len(files) <= FEW else None)
 
 
@@ -149,7 +154,7 @@ def names(repository: Repository, ledger: Ref | None) -> Iterator[bytes]:
 
 
 def job_datums(repository: Repository, record: JobRecord) -> Iterator[LedgerDatum]:
-    """The datums of a job that ended, those that failed first, then in order of ids; streamed.
+    """The datums of a job that ended, those that failed or recovered first, then in order of ids; streamed.
 
     Of a job in flight, and of one that was stopped, as far as they are known.
     """
@@ -157,14 +162,22 @@ def job_datums(repository: Repository, record: JobRecord) -> Iterator[LedgerDatu
         for datum, result in datum_results(repository, record.id):
             yield LedgerDatum(datum, result.state, result.entry)
         return
-    for root in (record.failed, record.ledger):
+    for root, state in _trees(record):
         for entry in entries(repository.nodes, root):
-            yield _of_job(record, entry, failed=root is record.failed)
+            yield _of_job(record, entry, state)
 
 
-def _of_job(record: JobRecord, entry: Entry, *, failed: bool) -> LedgerDatum:
-    state = DatumState.SUCCESS if entry.mtime >= record.created else DatumState.SKIPPED
-    return LedgerDatum(DatumId(entry.name.decode()), DatumState.FAILED if failed else state, entry)
+def _trees(record: JobRecord) -> tuple[tuple[Ref | None, DatumState], ...]:
+    return (
+        (record.failed, DatumState.FAILED), (record.recovered, DatumState.RECOVERED),
+        (record.ledger, DatumState.SUCCESS),
+    )  # fmt: skip
+
+
+def _of_job(record: JobRecord, entry: Entry, state: DatumState) -> LedgerDatum:
+    if state is DatumState.SUCCESS and entry.mtime < record.created:
+        state = DatumState.SKIPPED
+    return LedgerDatum(DatumId(entry.name.decode()), state, entry)
 
 
 def find_datum(repository: Repository, record: JobRecord, prefix: str) -> LedgerDatum:
@@ -182,12 +195,12 @@ def _datums_from(repository: Repository, record: JobRecord, prefix: str) -> Iter
     if not record.finished:
         yield from job_datums(repository, record)
         return
-    for root in (record.failed, record.ledger):
+    for root, state in _trees(record):
         name = prefix.encode(errors="surrogateescape")
         exact = lookup(repository.nodes, root, name)
         first = [] if exact is None else [exact]
         for entry in islice(chain(first, entries(repository.nodes, root, after=name)), 2):
-            yield _of_job(record, entry, failed=root is record.failed)
+            yield _of_job(record, entry, state)
 
 
 class LedgerReader:
@@ -206,7 +219,7 @@ class LedgerReader:
         return self._decoded(_STATS, datum, b"stats")
 
     def output(self, datum: Entry) -> Entry | None:
-        """The directory of what a datum wrote; None for one that failed."""
+        """The directory of what a datum wrote; None when none of it is kept."""
         return lookup(self._nodes, datum.node, b"out")
 
     def log(self, datum: Entry) -> Iterator[bytes]:
@@ -220,8 +233,13 @@ class LedgerReader:
         return str(Datum(DatumId(datum.name.decode()), self.inputs(datum)))
 
     def _pieces(self, entry: Entry) -> Iterator[bytes]:
-        for _, chunk in iter_chunks(self._nodes, content_of(entry)):
-            yield read_chunk(self._repository.store, chunk)
+        if len(entry.chunks) == 1:
+            yield read_chunk(self._repository.store, entry.chunks[0])
+            return
+        coming = chunks_below(self._nodes, entry)
+        with streamed(self._repository.store, self._repository.index, coming) as read:
+            for _, chunk in iter_chunks(self._nodes, content_of(entry)):
+                yield bytes(read(chunk))
 
     def _decoded(self, decoder: msgspec.json.Decoder[T], datum: Entry, name: bytes) -> T:
         where = f"{name.decode()} of datum {datum.name.decode()[:12]}"
@@ -232,36 +250,3 @@ class LedgerReader:
             return decoder.decode(b"".join(self._pieces(entry)))
         except msgspec.MsgspecError as error:
             raise Damaged(f"{where} cannot be read: {error}") from None
-
-
-class DatumLineage:
-    """A vfsd.lineage.graph.DatumSource: from an output commit over its job to the datum's inputs. Blocks."""
-
-    def __init__(self, repository: Repository) -> None:
-        self._repository = repository
-        self._records = JobRecords(repository)
-        self._reader = LedgerReader(repository)
-        self._ledgers: dict[CommitId, Ref | None] = {}
-
-    def inputs(self, repo: str, branch: str, commit: CommitId, origin: bytes) -> Sequence[Point]:
-        """The inputs in the commits that the output commit was made from: a skipped datum read the same bytes under
-        the same names in an earlier one. None for a commit that no job made, and when its job's record is lost."""
-        header = self._repository.commits.get(commit).header
-        datum = lookup(self._repository.nodes, self._ledger(commit), origin.hex().encode())
-        if datum is None:
-            return ()
-        read_from = {edge.name: edge for edge in header.provenance}
-        return [
-            Point(edge.repo, edge.branch, edge.commit, split_path(one.path))
-            for one in self._reader.inputs(datum)
-            if (edge := read_from.get(one.name)) is not None
-        ]
-
-    def _ledger(self, commit: CommitId) -> Ref | None:
-        if commit not in self._ledgers:
-            header = self._repository.commits.get(commit).header
-            try:
-                self._ledgers[commit] = self._records.get(header.pipeline, header.job).ledger if header.job else None
-            except NotFound:
-                self._ledgers[commit] = None
-        return self._ledgers[commit]

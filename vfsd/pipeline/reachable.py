@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from vfsd.model.entry import Ref
-from vfsd.pipeline.records import JobRecord, JobRecords, restore_jobs
+from vfsd.pipeline.records import PREFIX, JobRecord, JobRecords, restore_jobs
 from vfsd.repo.reach import IsKept, Trees
 from vfsd.repo.repository import Repository
 
@@ -19,16 +19,17 @@ def job_trees(repository: Repository) -> Trees:
 
     def trees(is_kept: IsKept) -> Iterator[tuple[str, Ref]]:
         restore_jobs(repository)
+        # Not what only this node knows: a pipeline may have been deleted elsewhere, and the trees of its jobs.
+        there = {stat.key.rpartition("/")[2] for stat in repository.store.list(PREFIX)}
         newest: set[str] = set()
         for record in JobRecords(repository).all():  # newest first
-            if not record.finished:
-                continue  # what it stored is young, or held
+            if not record.finished or record.id not in there:
+                continue  # what a job in flight stored is young, or held
             if record.pipeline in newest and not _is_needed(record, is_kept):
                 continue
             newest.add(record.pipeline)
-            for name, ref in (("ledger", record.ledger), ("failed datums", record.failed)):
-                if ref is not None:
-                    yield f"the {name} of job {record.id}", ref
+            for name, ref in record.trees:
+                yield f"the {name} of job {record.id}", ref
 
     return trees
 

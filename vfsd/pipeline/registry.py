@@ -18,11 +18,15 @@ import msgspec
 
 from vfsd.model.commit import BranchHead, decode, encode
 from vfsd.model.errors import AlreadyExists, Conflict, InvalidArgument, NotFound, Refused
-from vfsd.model.ids import JobId
-from vfsd.model.names import check_label, from_key_part, key_part
+from vfsd.model.ids import DatumId, JobId
+from vfsd.model.names import DEFAULT_BRANCH, check_label, from_key_part, key_part
 from vfsd.model.pipeline_spec import PipelineSpec
-from vfsd.repo.refs import Head, nonce, ref_key
+from vfsd.model.schedule import parse_moment
+from vfsd.model.spec_input import CronInput
+from vfsd.model.trigger import Trigger
+from vfsd.repo.refs import nonce
 from vfsd.repo.repository import Repository
+from vfsd.repo.triggered import check_settable, set_trigger, take_trigger
 from vfsd.store.api import ETag
 
 PREFIX = "pipelines/"
@@ -40,7 +44,8 @@ class PipelineHead(msgspec.Struct, frozen=True, kw_only=True):
     """The content of `pipelines/<name>/head`.
 
     version: of the spec, counted from 1. created, updated: ns since 1970; updated is when this version was made.
-    run: a nonce that changes when one more job is asked for; empty before. stop: the job that is to be ended, if any.
+    run: a nonce that changes when one more job is asked for; empty before. again: that job runs all datums, redo: it
+    runs these, also those that are done. stop: the job that is to be ended, if any.
     nonce: fresh in each write, see BranchHead.
     """
 
@@ -51,9 +56,15 @@ class PipelineHead(msgspec.Struct, frozen=True, kw_only=True):
     created: int
     updated: int
     run: str = ""
+    again: bool = False
+    redo: tuple[DatumId, ...] = ()
     stop: JobId | None = None
     nonce: str
     spec: PipelineSpec
+
+    def reads(self, repo: str) -> bool:
+        """Whether a repo is among the inputs."""
+        return any(pfs.repo == repo for pfs in self.spec.pfs_inputs())
 
 
 class PipelineVersion(msgspec.Struct, frozen=True, kw_only=True):
@@ -117,12 +128,17 @@ class Registry:
     # Making and changing
 
     def create(self, spec: PipelineSpec, now: int) -> PipelineHead:
-        """Make a pipeline, its output repo and branch. AlreadyExists; whatever `_check_input` raises."""
+        """Make a pipeline, its output repo and branch. AlreadyExists; whatever `_check_inputs` raises."""
+        spec = msgspec.structs.replace(spec, reprocess=False)
         name = spec.name
         if self.find(name) is not None:
             raise AlreadyExists(f"pipeline {name} exists already: `vfsd pipeline update` changes it")
-        self._check_input(spec)
-        self._make_output(spec, now)
+        self._check_inputs(spec)
+        self._check_free(name, name, "its output repo")
+        self._check_crons(spec)
+        self._make_branch(name, spec.output_branch, name, spec.description or f"output of pipeline {name}", now)
+        self._make_crons(spec, (), now)
+        self._set_triggers(spec, now)
         version = 1 + max(self._versions(name), default=0)
         head = PipelineHead(name=name, version=version, created=now, updated=now, nonce=nonce(), spec=spec)
         try:
@@ -133,36 +149,46 @@ class Registry:
         return head
 
     def update(self, spec: PipelineSpec, now: int) -> PipelineHead:
-        """Put a new spec in force; nothing happens when it is the one that is. NotFound, InvalidArgument."""
-        self._check_input(spec)
+        """Put a new spec in force; nothing happens when it is the one that is. NotFound, InvalidArgument.
+
+        With `reprocess` all datums are run once more: the spec gets a fresh salt, which later specs without a salt
+        take over.
+        """
+        before = self.get(spec.name)
+        _check_output(before, spec)
+        self._check_inputs(spec)
+        self._check_crons(spec)
+        self._make_crons(spec, before.spec.cron_inputs(), now)
+        self._set_triggers(spec, now)
+        salt = nonce() if spec.reprocess else spec.salt
 
         def change(head: PipelineHead) -> PipelineHead:
-            if spec == head.spec:
+            new = msgspec.structs.replace(spec, reprocess=False, salt=salt or head.spec.salt)
+            if new == head.spec:
                 return head
-            if spec.output_branch != head.spec.output_branch:
-                raise InvalidArgument(
-                    f"pipeline {spec.name}: its output branch is {head.spec.output_branch} and stays so: delete the"
-                    " pipeline and create it again to change that"
-                )
+            _check_output(head, spec)
             self._keep_version(head)  # in case whoever made it did not get to it
-            return msgspec.structs.replace(head, version=head.version + 1, updated=now, spec=spec)
+            return msgspec.structs.replace(head, version=head.version + 1, updated=now, spec=new)
 
         head = self._change(spec.name, change)
         self._keep_version(head)
+        self._let_go(before.spec, head.spec)
         return head
 
     def set_state(self, name: str, state: PipelineState) -> PipelineHead:
         """Start or stop a pipeline. NotFound."""
         return self._change(name, lambda head: msgspec.structs.replace(head, state=state))
 
-    def run(self, name: str) -> PipelineHead:
-        """Ask for a job over what the input branch holds, also when it was worked on already. NotFound; Refused for a
-        pipeline that is stopped."""
+    def run(
+        self, name: str, *, again: bool = False, redo: tuple[DatumId, ...] = (), stop: JobId | None = None
+    ) -> PipelineHead:
+        """Ask for a job over what the input branches hold, also when it was worked on already. again, redo: see
+        PipelineHead. stop: a job that is to be ended first. NotFound; Refused for a pipeline that is stopped."""
 
         def change(head: PipelineHead) -> PipelineHead:
             if head.state is PipelineState.STOPPED:
                 raise Refused(errno.EINVAL, f"pipeline {name} is stopped: `vfsd pipeline start {name}` starts it")
-            return msgspec.structs.replace(head, run=nonce())
+            return msgspec.structs.replace(head, run=nonce(), again=again, redo=redo, stop=stop or head.stop)
 
         return self._change(name, change)
 
@@ -177,16 +203,12 @@ class Registry:
         """
         head = self.get(name)
         for other in self.all():
-            if other.spec.input.pfs.repo == name:
+            if any(pfs.repo == name for pfs in other.spec.pfs_inputs()):
                 raise Refused(errno.ENOTEMPTY, f"pipeline {name} is needed: pipeline {other.name} reads what it writes")
         self._keep_version(head)
         self._store.delete(_head_key(name))
-        try:
-            branch = self._refs.head(name, head.spec.output_branch)
-        except NotFound:
-            return
-        if branch.head.pipeline == name:
-            self._mark(branch, "")
+        self._release(name, head.spec.output_branch, name)
+        self._let_go(head.spec, None)
 
     # Within
 
@@ -222,41 +244,158 @@ class Registry:
         value = PipelineVersion(created=head.updated, spec=head.spec)
         self._store.put(_version_key(head.name, head.version), encode(value))
 
-    def _check_input(self, spec: PipelineSpec) -> None:
-        """NotFound when the input is not there, InvalidArgument when the pipeline would read what it writes."""
-        pfs = spec.input.pfs
-        try:
-            self._refs.head(pfs.repo, pfs.branch)
-        except NotFound as error:
-            raise NotFound(f"pipeline {spec.name}: its input {pfs.repo}/{pfs.branch}: {error}") from None
-        reads = {head.name: head.spec.input.pfs.repo for head in self.all()}
-        way = [spec.name, pfs.repo]
-        while way[-1] in reads and way[-1] != spec.name:
-            way.append(reads[way[-1]])
-        if way[-1] == spec.name:
-            raise InvalidArgument(f"pipeline {spec.name} would read what it writes: {' reads '.join(way)}")
+    def _check_inputs(self, spec: PipelineSpec) -> None:
+        """NotFound when an input is not there, InvalidArgument when the pipeline would read what it writes."""
+        ticks = {cron.repo for cron in spec.cron_inputs()}
+        for pfs in spec.pfs_inputs():
+            if pfs.repo in ticks:
+                continue  # made with the pipeline
+            try:
+                if pfs.trigger is not None:
+                    check_settable(self._repository, pfs.repo, pfs.branch, pfs.trigger)
+                else:
+                    self._refs.head(pfs.repo, pfs.branch)
+            except NotFound as error:
+                raise NotFound(f"pipeline {spec.name}: its input {pfs.repo}/{pfs.branch}: {error}") from None
+        reads = {head.name: _repos(head.spec) for head in self.all()} | {spec.name: _repos(spec)}
+        came_from: dict[str, str] = {}  # repo → the pipeline that reads it, on a way from this one
+        todo = [spec.name]
+        while todo:
+            name = todo.pop()
+            for repo in reads.get(name, ()):
+                if repo == spec.name:
+                    way = [repo, name]
+                    while way[-1] != spec.name:
+                        way.append(came_from[way[-1]])
+                    raise InvalidArgument(
+                        f"pipeline {spec.name} would read what it writes: {' reads '.join(reversed(way))}"
+                    )
+                if repo not in came_from:
+                    came_from[repo] = name
+                    todo.append(repo)
 
-    def _make_output(self, spec: PipelineSpec, now: int) -> None:
-        """The output repo and branch. AlreadyExists when something else is in them."""
-        name, branch = spec.name, spec.output_branch
-        try:
-            self._refs.create_repo(name, now, spec.description or f"output of pipeline {name}")
-        except AlreadyExists:
-            for _, other, _ in list(self._refs.branches(name)):
-                if self._refs.head(name, other).commit is not None:
-                    raise AlreadyExists(
-                        f"pipeline {name}: its output repo {name} exists already, with data on branch {other}: delete"
-                        " the repo or give the pipeline another name"
-                    ) from None
-        try:
-            self._refs.create_branch(name, branch, None, now, pipeline=name)
-        except AlreadyExists:
-            self._mark(self._refs.head(name, branch), name)
+    # The branches that are the pipeline's own
 
-    def _mark(self, branch: Head, pipeline: str) -> None:
-        """Make a branch the output of a pipeline, or nobody's. Conflict when it was moved meanwhile."""
-        value = BranchHead(commit=branch.commit, nonce=nonce(), moved=branch.head.moved, pipeline=pipeline)
-        self._store.put_if_match(ref_key(branch.repo, branch.branch), encode(value), branch.etag)
+    def _check_free(self, repo: str, pipeline: str, what: str) -> None:
+        """AlreadyExists when there is something in a repo that is to be a pipeline's own."""
+        try:
+            self._refs.repo(repo)
+        except NotFound:
+            return
+        for _, other, _ in list(self._refs.branches(repo)):
+            head = self._refs.head(repo, other)
+            if head.commit is not None or head.head.pipeline not in {"", pipeline}:
+                raise AlreadyExists(
+                    f"pipeline {pipeline}: {what} {repo} exists already, with data on branch {other}: delete the repo"
+                    " or give the pipeline another name"
+                )
+
+    def _make_branch(
+        self, repo: str, branch: str, pipeline: str, description: str, now: int, ticked: int = 0
+    ) -> None:
+        """A branch of a pipeline's own."""
+        try:
+            self._refs.create_repo(repo, now, description)
+        except AlreadyExists:
+            pass  # and empty
+        try:
+            self._refs.create_branch(repo, branch, None, now, pipeline=pipeline, ticked=ticked)
+        except AlreadyExists:
+            self._mark(repo, branch, lambda head: msgspec.structs.replace(head, pipeline=pipeline, ticked=ticked))
+
+    def _release(self, repo: str, branch: str, pipeline: str) -> None:
+        """Make a branch of a pipeline's own an ordinary one, if it is there."""
+
+        def change(head: BranchHead) -> BranchHead:
+            return msgspec.structs.replace(head, pipeline="", ticked=0) if head.pipeline == pipeline else head
+
+        try:
+            self._mark(repo, branch, change)
+        except NotFound:
+            pass
+
+    def _mark(self, repo: str, branch: str, change: Callable[[BranchHead], BranchHead]) -> None:
+        for _ in range(CAS_TRIES):
+            head = self._refs.head(repo, branch)
+            new = change(head.head)
+            if new == head.head:
+                return
+            try:
+                self._refs.mark(head, new)
+            except Conflict:
+                continue
+            return
+        raise Conflict(f"{repo}/{branch} is being moved by others all the time: try again")
+
+    # Ticks
+
+    def _check_crons(self, spec: PipelineSpec) -> None:
+        """AlreadyExists when something else is in a repo for ticks."""
+        for cron in spec.cron_inputs():
+            if not self._has_ticks(cron, spec.name):
+                self._check_free(cron.repo, spec.name, f"the repo of its cron input {cron.name},")
+
+    def _make_crons(self, spec: PipelineSpec, before: tuple[CronInput, ...], now: int) -> None:
+        """Make repos for ticks. A schedule that was not there `before` counts from now, or from its start."""
+        for cron in spec.cron_inputs():
+            since = parse_moment(cron.start) if cron.start else now
+            if not self._has_ticks(cron, spec.name):
+                what = f"ticks of pipeline {spec.name}"
+                self._make_branch(cron.repo, DEFAULT_BRANCH, spec.name, what, now, ticked=since)
+            elif not any((cron.repo, cron.spec, cron.start) == (old.repo, old.spec, old.start) for old in before):
+                self._mark(
+                    cron.repo, DEFAULT_BRANCH,
+                    lambda head: msgspec.structs.replace(head, ticked=max(since, head.ticked)),  # noqa: B023
+                )
+
+    def _has_ticks(self, cron: CronInput, pipeline: str) -> bool:
+        try:
+            return self._refs.head(cron.repo, DEFAULT_BRANCH).head.pipeline == pipeline
+        except NotFound:
+            return False
+
+    def _let_go(self, old: PipelineSpec, new: PipelineSpec | None) -> None:
+        """Make ordinary branches of what a pipeline needs no more."""
+        kept = set() if new is None else {cron.repo for cron in new.cron_inputs()}
+        for cron in old.cron_inputs():
+            if cron.repo not in kept:
+                self._release(cron.repo, DEFAULT_BRANCH, old.name)
+        gone = _triggers(old).keys() - (set() if new is None else _triggers(new).keys())
+        if gone:
+            gone -= {branch for head in self.all() if head.name != old.name for branch in _triggers(head.spec)}
+        for repo, branch in gone:
+            try:
+                take_trigger(self._repository, repo, branch)
+            except NotFound:
+                continue  # and the branch with it
+
+    def _set_triggers(self, spec: PipelineSpec, now: int) -> None:
+        """Make the branches that triggers of the spec move."""
+        for (repo, branch), trigger in _triggers(spec).items():
+            set_trigger(self._repository, repo, branch, trigger, now)
+
+
+def _triggers(spec: PipelineSpec) -> dict[tuple[str, str], Trigger]:
+    """(repo, branch) → what moves that branch, of the inputs that say so."""
+    return {(pfs.repo, pfs.branch): pfs.trigger for pfs in spec.pfs_inputs() if pfs.trigger is not None}
+
+
+def _check_output(head: PipelineHead, spec: PipelineSpec) -> None:
+    """InvalidArgument when a new spec has another output branch, or is of another kind."""
+    if spec.kind != head.spec.kind:
+        raise InvalidArgument(
+            f"pipeline {spec.name}: it is a {head.spec.kind} and stays one: delete the pipeline and its repo, and"
+            f" create it again as a {spec.kind}"
+        )
+    if spec.output_branch != head.spec.output_branch:
+        raise InvalidArgument(
+            f"pipeline {spec.name}: its output branch is {head.spec.output_branch} and stays so: delete the pipeline"
+            " and create it again to change that"
+        )
+
+
+def _repos(spec: PipelineSpec) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(pfs.repo for pfs in spec.pfs_inputs()))
 
 
 def _head_key(name: str) -> str:

@@ -9,6 +9,7 @@ cut gives what cutting the whole file gives: an edited file's chunks are a funct
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
 from pyfastcdc import FastCDC
@@ -17,18 +18,21 @@ from vfsd.model.commit import StoreFormat
 from vfsd.model.entry import EMPTY_FILE, Chunk, Place, Ref
 from vfsd.model.ids import ChunkId, hash_bytes
 from vfsd.model.node import ChunkInner, ChunkLeaf
+from vfsd.repo.ahead import ahead
 from vfsd.repo.chunklist import ChunkListBuilder, Content
 from vfsd.repo.directory import NodeSink
 from vfsd.repo.nodes import NodeSource
 
 NOTHING = Content(0, EMPTY_FILE)
+RUN = 4 << 20  # bytes that are cut, hashed and stored together
+THREADS = 2  # that hash and store runs of one file
 
 
 class BlobSink(NodeSink, Protocol):
     """Who stores new chunks and nodes."""
 
-    def add_chunk(self, chunk: ChunkId, data: bytes | memoryview) -> Place:
-        """Store a chunk, unless it is stored already; `data` is taken over before the call returns."""
+    def add_chunks(self, chunks: Sequence[tuple[ChunkId, bytes | memoryview]]) -> list[Place]:
+        """Store those of the chunks that are not stored already; their bytes are taken over before the call returns."""
         ...
 
 
@@ -52,22 +56,26 @@ class Chunker:
         """The content of a file whose bytes are all at hand."""
         if not data:
             return NOTHING
-        builder = ChunkListBuilder(sink)
-        if len(data) <= self._min:
-            builder.add(_store(sink, data))
-        else:
-            for piece in self._fastcdc().cut_buf(data):
-                builder.add(_store(sink, piece.data))
-        return builder.finish(nodes)
+        return self.cut_reader(lambda offset, size: data[offset : offset + size], len(data), sink, nodes)
 
     def cut_reader(self, read: Reader, size: int, sink: BlobSink, nodes: NodeSource) -> Content:
-        """The content of a file of `size` bytes, read in order; memory stays at a few chunks."""
-        if size <= self._min:
-            return self.cut_bytes(read(0, size) if size else b"", sink, nodes)
+        """The content of a file of `size` bytes, read in order; memory stays at a few runs of RUN bytes, or of some
+        chunks where those are large. Runs are hashed and stored in threads, beside the reading and cutting."""
+        if not size:
+            return NOTHING
         builder = ChunkListBuilder(sink)
-        for _, chunk in self._stream(read, 0, size, sink):
-            builder.add(chunk)
+        together = max(RUN, 4 * self._max)
+        runs = (list(run) for run in self._runs(read, 0, size, together))
+        stored = self._side_by_side(sink, runs) if size > together else (_store(sink, run) for run in runs)
+        for chunks in stored:
+            for chunk in chunks:
+                builder.add(chunk)
         return builder.finish(nodes)
+
+    def _side_by_side(self, sink: BlobSink, runs: Iterator[list[memoryview]]) -> Iterator[list[Chunk]]:
+        with ThreadPoolExecutor(THREADS, thread_name_prefix="vfsd-chunks") as pool:
+            for _, chunks in ahead(pool, lambda run: _store(sink, run), runs, THREADS + 1):
+                yield chunks
 
     def recut(
         self, base: Content, dirty: Sequence[tuple[int, int]], read: Reader, size: int, sink: BlobSink,
@@ -90,12 +98,22 @@ class Chunker:
     def _stream(self, read: Reader, start: int, size: int, sink: BlobSink) -> Iterator[tuple[int, Chunk]]:
         """(end, chunk) from `start` to the end of the file."""
         end = start
-        for piece in self._fastcdc().cut_stream(_Stream(read, start, size)):
-            end += len(piece.data)
-            yield end, _store(sink, piece.data)
+        for run in self._runs(read, start, size, 2 * self._max):
+            for piece in run:
+                end += len(piece)
+                yield end, _store(sink, [piece])[0]
 
-    def _fastcdc(self) -> FastCDC:
-        return FastCDC(self._avg, min_size=self._min, max_size=self._max)
+    def _runs(self, read: Reader, start: int, size: int, together: int) -> Iterator[Iterator[memoryview]]:
+        """The chunks' bytes from `start` to the end of the file, those of `together` bytes at a time."""
+        cutter = FastCDC(self._avg, min_size=self._min, max_size=self._max)
+        while start < size:
+            wanted = min(together, size - start)
+            data = read(start, wanted)
+            if not data:
+                return
+            run = _Run(cutter, data, is_last=len(data) < wanted or start + wanted == size)
+            yield run.pieces()
+            start += run.end
 
 
 class _Recut:
@@ -179,23 +197,28 @@ class _Recut:
         return bool(self._dirty) and self._dirty[0][0] <= end
 
 
-class _Stream:
-    """A Reader as the file object that pyfastcdc reads from."""
+class _Run:
+    """Some bytes that are cut. end: where the last chunk that was given ended; what is behind it is read again,
+    together with what follows, unless these are the last bytes of the file."""
 
-    def __init__(self, read: Reader, start: int, size: int) -> None:
-        self._read = read
-        self._at = start
-        self._size = size
+    def __init__(self, cutter: FastCDC, data: bytes, *, is_last: bool) -> None:
+        self._cutter = cutter
+        self._data = data
+        self._is_last = is_last
+        self.end = 0
 
-    def read(self, count: int) -> bytes:
-        data = self._read(self._at, min(count, self._size - self._at)) if self._at < self._size else b""
-        self._at += len(data)
-        return data
+    def pieces(self) -> Iterator[memoryview]:
+        for piece in self._cutter.cut_buf(self._data):
+            end = piece.offset + piece.length
+            if end == len(self._data) and not self._is_last:
+                return  # it ends because the bytes do
+            self.end = end
+            yield piece.data
 
 
-def _store(sink: BlobSink, data: bytes | memoryview) -> Chunk:
-    chunk = ChunkId(hash_bytes(data))
-    return Chunk(chunk, len(data), sink.add_chunk(chunk, data))
+def _store(sink: BlobSink, pieces: Sequence[memoryview]) -> list[Chunk]:
+    named = [(ChunkId(hash_bytes(piece)), piece) for piece in pieces]
+    return [Chunk(id_, len(data), place) for (id_, data), place in zip(named, sink.add_chunks(named), strict=True)]
 
 
 def _joined(ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:

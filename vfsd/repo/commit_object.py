@@ -3,7 +3,7 @@
     "VFSDCMT1" | u32 length of the header | u32 length of the hints | header | blob frames | hints
 
 The header is the commit's identity. The hints are msgpack and outside it: where the root node lies, the ids of the
-last 64 ancestors, and a directory of the blobs like a pack's.
+last 64 ancestors, a directory of the blobs like a pack's, and where else nodes of the tree lie.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from vfsd.model.entry import Entry, Place, Ref, directory
 from vfsd.model.errors import Damaged
 from vfsd.model.ids import CommitId, Digest, NodeId
 from vfsd.repo.writer import Pending
-from vfsd.store.pack import Blob
+from vfsd.store.pack import NODE, Blob
 
 MAGIC = b"VFSDCMT1"
 _PREAMBLE = struct.Struct("<8sII")
@@ -26,13 +26,15 @@ _PREAMBLE = struct.Struct("<8sII")
 
 class Hints(msgspec.Struct, array_like=True, frozen=True):
     """What helps to read a commit fast: root node's place (None for an empty tree), raw ids of the last 64 ancestors
-    along first parents, nearest first, and the blobs in the object. copies: other places of the root, of trees that
-    are equal but for pointers."""
+    along first parents, nearest first, and the blobs in the object. window: in which other containers nodes of the tree
+    lie that were not gathered (see repo/gather.py), and the pack that has its upper ones. gave_way: paths, at most 100,
+    whose versions in the parent the writer had not seen, and put something else in their place."""
 
     root: Place | None
     ancestors: list[bytes]
     blobs: list[Blob]
-    copies: list[Place] = []
+    window: list[bytes] = []
+    gave_way: list[bytes] = []
 
 
 class CommitObject(msgspec.Struct, frozen=True):
@@ -68,10 +70,10 @@ class CommitObject(msgspec.Struct, frozen=True):
         return Place(bytes.fromhex(self.id), blob.offset, blob.length)
 
     @property
-    def roots(self) -> list[Ref]:
-        """The root node at all its places; none for an empty tree."""
-        node = self.root.node
-        return [] if node is None else [node, *(msgspec.structs.replace(node, place=at) for at in self.hints.copies)]
+    def window(self) -> list[bytes]:
+        """The containers that a walk over its tree needs first, or may; the window of a commit that is made on it."""
+        own = any(blob.kind == NODE for blob in self.hints.blobs)
+        return [*self.hints.window, bytes.fromhex(self.id)] if own else self.hints.window
 
     @property
     def ancestors(self) -> list[CommitId]:
@@ -84,7 +86,8 @@ _ENCODE = msgspec.msgpack.Encoder().encode
 
 
 def build(
-    header: bytes, root: Place | None, ancestors: Sequence[CommitId], pending: Sequence[Pending]
+    header: bytes, root: Place | None, ancestors: Sequence[CommitId], pending: Sequence[Pending],
+    window: Sequence[bytes] = (), gave_way: Sequence[bytes] = (),
 ) -> tuple[bytes, bytes, list[bytes]]:
     """(object, its head, frames): takes the pending blobs in, which gives them their places.
 
@@ -101,14 +104,17 @@ def build(
         blobs.append(Blob(blob.kind, blob.id, place.offset, place.length))
         body += frame
         frames.append(frame)
-    hints = _encode_hints(Hints(root, [bytes.fromhex(ancestor) for ancestor in ancestors], blobs))
+    raw = [bytes.fromhex(ancestor) for ancestor in ancestors]
+    hints = _encode_hints(Hints(root, raw, blobs, list(window), list(gave_way)))
     preamble = _PREAMBLE.pack(MAGIC, len(header), len(hints))
     return preamble + header + body + hints, preamble + header + hints, frames
 
 
 def _encode_hints(hints: Hints) -> bytes:
     fields: list[object] = [hints.root, hints.ancestors, hints.blobs]
-    return _ENCODE([*fields, hints.copies] if hints.copies else fields)
+    if hints.window or hints.gave_way:
+        fields += [hints.window, hints.gave_way] if hints.gave_way else [hints.window]
+    return _ENCODE(fields)
 
 
 def header_of(head: bytes) -> bytes:
@@ -123,17 +129,15 @@ def bare_head(header: bytes) -> bytes:
     return _PREAMBLE.pack(MAGIC, len(header), len(hints)) + header + hints
 
 
-def with_copy(data: bytes, wanted: CommitId, root: Place) -> tuple[bytes, bytes]:
-    """(object, its head) of a commit object with another place of its root node, to be tried first. Header and blobs
-    stay where they are: places in the object stay right."""
-    found, _ = parse(data, wanted)
-    old = found.hints
-    copies = [*([old.root] if old.root is not None else []), *old.copies]
-    hints = _encode_hints(Hints(root, old.ancestors, old.blobs, copies))
-    header_length, hints_length = _lengths(data, wanted)
-    preamble = _PREAMBLE.pack(MAGIC, header_length, len(hints))
-    body = data[_PREAMBLE.size : len(data) - hints_length]
-    return preamble + body + hints, preamble + body[:header_length] + hints
+def joined(header: bytes, body: bytes, hints: Hints) -> bytes:
+    """The object of its parts; the places in `hints` are those of `body`, which begins at `body_start`."""
+    encoded = _encode_hints(hints)
+    return _PREAMBLE.pack(MAGIC, len(header), len(encoded)) + header + body + encoded
+
+
+def body_start(header: bytes) -> int:
+    """Where the first blob lies in the object of a commit with this header."""
+    return _PREAMBLE.size + len(header)
 
 
 def parse(data: bytes, wanted: CommitId) -> tuple[CommitObject, bytes]:

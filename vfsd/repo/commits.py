@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -38,14 +39,11 @@ class Commits:
         head = self._index.commit(commit)
         return None if head is None else parse_head(head, commit)
 
-    def get(self, commit: CommitId, *, copies: int = 0) -> CommitObject:
-        """The commit, of a dropped one at least the header; NotFound. copies: of how many copies of its root the hints
-        are known to tell (see BranchHead)."""
-        found = self.cached(commit)
-        if found is not None and len(found.hints.copies) < copies:
-            self._index.forget_commit(commit)
-            found = None
-        return found or self._load(commit)
+    def get(self, commit: CommitId) -> CommitObject:
+        """The commit, of a dropped one at least the header; NotFound."""
+        found = self.cached(commit) or self._load(commit)
+        self._containers.belong_together(found.window)
+        return found
 
     def _load(self, commit: CommitId) -> CommitObject:
         try:
@@ -100,6 +98,13 @@ class Commits:
             current = parents[0] if parents else None
             if current is not None and self._index.commit(current) is None:
                 self._load_all(commit.ancestors)
+
+    def leads_to(self, start: CommitId, commit: CommitId) -> bool:
+        """Whether a commit is `start` or one of its ancestors along first parents. Reads back to its time, no further:
+        no commit is older than its parent."""
+        since = self.get(commit).header.time
+        young = itertools.takewhile(lambda found: found.header.time >= since, self.log(start))
+        return any(found.id == commit for found in young)
 
     def back(self, start: CommitId, steps: int) -> CommitObject:
         """The commit `steps` before `start` along first parents, 64 a read; NotFound past the root."""

@@ -8,7 +8,7 @@ rewritten whatever they hold, so that they can go.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Self
 
@@ -17,11 +17,11 @@ import msgspec
 from vfsd.index.index import PlaceRow
 from vfsd.index.survey import ContainerRow, Survey
 from vfsd.model.entry import Place
-from vfsd.model.errors import Damaged, NotFound
+from vfsd.model.errors import Conflict, Damaged, NotFound
 from vfsd.model.ids import CommitId, PackId, hash_bytes
 from vfsd.repo.ahead import ahead
 from vfsd.repo.commit_object import parse
-from vfsd.repo.condemned import Condemned, Kind, Phase, Verdict, read_list
+from vfsd.repo.condemned import HEADER, Condemned, Kind, Phase, Verdict, read_list, read_pardons
 from vfsd.repo.condemning import GRACE_S, ORPHANED, Amount, Lists, Young, store_now, total, young_since
 from vfsd.repo.marking import COMMIT
 from vfsd.repo.node_walk import AT_ONCE, decoded_node
@@ -29,14 +29,13 @@ from vfsd.repo.reach import Progress, Reach, Trees
 from vfsd.repo.repository import Repository, now_ns
 from vfsd.store.api import ObjectStore
 from vfsd.store.blob import MAX_STORED, container_key, decode_blob
-from vfsd.store.moved import Moved, MovedMap, encode_map, moved_key, read_map, without_maps
+from vfsd.store.moved import Moved, MovedMap, encode_map, moved_key, read_map, read_map_version, without_maps
 from vfsd.store.pack import CHUNK, NODE, Blob, PackBuilder, read_directory
 
 BELOW = 0.5  # a pack of which a smaller part is needed is rewritten
 PACK_SIZE = {CHUNK: 32 << 20, NODE: 16 << 20}  # bytes at which a new pack is full
 READS = 4  # containers read ahead
 GAP = 256 << 10  # bytes between two blobs that are read along, to save a request
-NOTHING = 1  # an offset at which no blob lies: it keeps a line from standing for the whole container
 
 
 class CompactResult(msgspec.Struct, frozen=True):
@@ -96,7 +95,11 @@ class _Compaction:
         state = self._repository.guard.refresh()
         for verdict in state.lists if state is not None else ():
             if verdict.phase in {Phase.CONDEMNED, Phase.SWEEPING}:
-                self._listed.update(line.container for line in read_list(self._store, verdict))
+                is_rewritten = verdict.kind is Kind.REWRITE
+                lines = read_list(self._store, verdict)
+                self._listed.update(
+                    line.container for line in lines if not line.offsets or (is_rewritten and HEADER in line.offsets)
+                )
         self._reach.list_containers()
         self._reach.follow()
         self._reach.follow_young(self._young.since)
@@ -126,11 +129,15 @@ class _Compaction:
         return live < self._below * row.size
 
     def _lines(self) -> Iterator[Condemned]:
-        for row, blobs in ahead(self._pool, self._directory, self._sparse, AT_ONCE):
-            if isinstance(blobs, Damaged):
+        return self._reach.marking.under_all_names(self._found())
+
+    def _found(self) -> Iterator[Condemned]:
+        for row, blobs in ahead(self._pool, self._directory_if_there, self._sparse, AT_ONCE):
+            if blobs is None or isinstance(blobs, Damaged):
                 continue  # rewriting it says so
             live = self._survey.live_blobs(row.id)
-            yield Condemned(row.id, [blob.offset for blob in blobs if blob.offset not in live] or [NOTHING])
+            # The header first, which no pack has: no line may stand for the whole container.
+            yield Condemned(row.id, [HEADER, *(blob.offset for blob in blobs if blob.offset not in live)])
 
     def _directory(self, row: ContainerRow) -> list[Blob] | Damaged:
         """In a thread: what lies in a container."""
@@ -141,8 +148,13 @@ class _Compaction:
             return read_directory(self._store, PackId(row.id), row.size)
         except Damaged as error:
             return error
+
+    def _directory_if_there(self, row: ContainerRow) -> list[Blob] | Damaged | None:
+        """The same, None when another run was faster."""
+        try:
+            return self._directory(row)
         except NotFound:
-            return []
+            return None
 
     # Rewriting
 
@@ -152,7 +164,8 @@ class _Compaction:
         until: float | None = None
         now = store_now(self._store)
         for verdict, left in list(self._lists.due(self._repository.guard.refresh(), self._grace_s, now)):
-            rows = list(self._rows(verdict))
+            lines = list(self._rows(verdict))
+            rows = [row for row, _ in lines]
             if left > 0:
                 until = left if until is None else min(until, left)
                 waiting = waiting.plus(total(rows))
@@ -162,52 +175,67 @@ class _Compaction:
             if rewrite:
                 current = self._lists.advance(verdict.number, Phase.SWEEPING)
                 if current is not None:
-                    kept = self._rewrite(current, rows)
+                    kept = self._rewrite(current, lines)
                     self._lists.advance(verdict.number, Phase.SWEPT, kept)
         return rewritten, freed, waiting, until
 
-    def _rows(self, verdict: Verdict) -> Iterator[ContainerRow]:
-        """The containers of a list that are there."""
+    def _rows(self, verdict: Verdict) -> Iterator[tuple[ContainerRow, set[int]]]:
+        """The containers of a list that are there, each with the offsets of what is condemned in it."""
         for line in read_list(self._store, verdict):
+            if HEADER not in line.offsets:
+                continue  # only another name of what lies in one of them
             row = self._survey.container(line.container)
             if row is not None and not row.moved:
-                yield row
+                yield row, set(line.offsets)
 
-    def _keep_headers(self, rows: list[ContainerRow]) -> None:
+    def _keep_headers(self, rows: Iterable[ContainerRow]) -> None:
         """Commits that no ref leads to, and whose objects go only now because others share blobs with them: their
         headers are kept as those of dropped ones are."""
-        drops, commits = self._repository.drops, [CommitId(row.id.hex()) for row in rows if len(row.id) == COMMIT]
+        drops, commits = self._repository.drops, (CommitId(row.id.hex()) for row in rows if len(row.id) == COMMIT)
         headers = (self._repository.commits.header(commit) for commit in commits if drops.find(commit) is None)
         drops.add(headers, time=now_ns(), author=self._author, reason=ORPHANED)
 
-    def _rewrite(self, verdict: Verdict, rows: list[ContainerRow]) -> list[bytes]:
-        """Copy what is needed in these containers, and what was pardoned, leave maps, delete them. Those that could not
-        be rewritten."""
-        self._keep_headers(rows)
+    def _rewrite(self, verdict: Verdict, lines: list[tuple[ContainerRow, set[int]]]) -> list[bytes]:
+        """Copy what is not condemned in these containers, or was pardoned, whether it is needed or not: whoever writes
+        may share it meanwhile without asking. Leave maps, delete them. Those that stay as they are."""
         pardoned: dict[bytes, set[int]] = {}
-        for container, offset in verdict.pardons():
+        for container, offset in self._reach.marking.wherever_moved(read_pardons(self._store, verdict)):
             pardoned.setdefault(container, set()).add(offset)
-        wanted = ((row, self._survey.live_blobs(row.id) | pardoned.get(row.id, set())) for row in rows)
-        kept = []
+        kept = [row.id for row, _ in lines if self._is_commit_again(row, pardoned.get(row.id, set()))]
+        staying = set(kept)
+        going = [(row, offsets - pardoned.get(row.id, set())) for row, offsets in lines if row.id not in staying]
+        self._keep_headers(row for row, _ in going)
+        wanted = ((row, offsets, self._survey.live_blobs(row.id)) for row, offsets in going)
         with _Copies(self._repository, self._store, self._pool) as copies:
-            for (row, _), source in ahead(self._pool, lambda one: self._read(*one), wanted, READS):
+            for (row, _, _), source in ahead(self._pool, lambda one: self._read(*one), wanted, READS):
                 if isinstance(source, Damaged):
                     self._problems.append(str(source))
                     kept.append(row.id)
-                else:
+                elif source is not None:
                     copies.add(source)
                     self._progress("rewritten", 1)
-        self._shorten({row.id for row in rows}.difference(kept))
+        self._shorten({row.id for row, _ in going}.difference(kept))
         return kept
 
-    def _read(self, row: ContainerRow, wanted: set[int]) -> _Source | Damaged:
-        """In a thread: the blobs at these offsets of a container, each found to be what its directory says."""
+    def _is_commit_again(self, row: ContainerRow, pardoned: set[int]) -> bool:
+        """Whether a ref was made since that leads to a commit whose object was to be rewritten."""
+        return len(row.id) == COMMIT and (HEADER in pardoned or self._reach.is_kept(CommitId(row.id.hex())))
+
+    def _read(self, row: ContainerRow, condemned: set[int], live: set[int]) -> _Source | Damaged | None:
+        """In a thread: the blobs of a container but for those at the offsets `condemned`, each found to be what its
+        directory says. None when another run was faster."""
         key = container_key(row.id)
+        try:
+            return self._read_blobs(key, row, condemned, live)
+        except NotFound:
+            return None
+
+    def _read_blobs(self, key: str, row: ContainerRow, condemned: set[int], live: set[int]) -> _Source | Damaged:
         blobs = self._directory(row)
         if isinstance(blobs, Damaged):
             return Damaged(f"{key} stays as it is: {blobs}")
-        needed = [blob for blob in blobs if blob.offset in wanted]
-        if len(needed) != len(wanted):
+        needed = [blob for blob in blobs if blob.offset not in condemned]
+        if not live <= {blob.offset for blob in needed}:
             return Damaged(f"{key} stays as it is: pointers lead to what its directory does not have")
         pieces: list[bytes] = []
         for start, end in _spans(needed):
@@ -221,14 +249,15 @@ class _Compaction:
 
     def _shorten(self, gone: set[bytes]) -> None:
         """Let maps that lead into what was just rewritten lead on at once."""
-        for row in list(self._survey.marked()):
-            if not row.moved:
+        for container in self._survey.leading_into(gone):
+            try:
+                old, etag = read_map_version(self._store, container)
+                maps = {one: read_map(self._store, one) for one in gone & {line.container for line in old.lines}}
+                # Only the map that was read: after a long sleep, one that leads further may be there.
+                lines = (_led_on(line, maps) for line in old.lines)
+                self._store.put_if_match(moved_key(container), encode_map(lines), etag)
+            except (Conflict, NotFound):
                 continue
-            lines = read_map(self._store, row.id).lines
-            if gone.isdisjoint(line.container for line in lines):
-                continue
-            maps = {one: read_map(self._store, one) for one in gone & {line.container for line in lines}}
-            self._store.put(moved_key(row.id), encode_map(_led_on(line, maps) for line in lines))
 
 
 class _Source(msgspec.Struct, frozen=True):
@@ -253,7 +282,7 @@ class _Copies:
     is deleted. A context: at its end all are done."""
 
     def __init__(self, repository: Repository, store: ObjectStore, pool: ThreadPoolExecutor) -> None:
-        self._index = repository.index
+        self._repository = repository
         self._store = store
         self._pool = pool
         self._builders = {CHUNK: PackBuilder(), NODE: PackBuilder()}
@@ -292,20 +321,55 @@ class _Copies:
         """Containers of which everything is durable elsewhere become maps."""
         done = [copy for copy in self._waiting if copy.packs <= self._stored]
         self._waiting = [copy for copy in self._waiting if not copy.packs <= self._stored]
-        list(self._pool.map(self._replace, done))
-        for copy in done:
-            chunks = [(blob, place) for blob, place in zip(copy.blobs, copy.places, strict=True) if blob.kind == CHUNK]
-            self._index.add_places(
-                [PlaceRow(blob.id, place.container, place.offset, place.length) for blob, place in chunks]
-            )
+        if not done:
+            return
+        maps = list(self._pool.map(self._put_map, done))
+        # gc follows maps that are there. What it had not met when it made its list is pardoned now, or it is too late:
+        # this run slept, and its packs are being deleted. Then the containers stay.
+        guard = self._repository.guard
+        guard.refresh()
+        places = {(line.container, line.now) for one in maps for line in one.lines}
+        guard.pardon((place for place in places if guard.is_condemned(Place(*place, 0))), ())
+        list(self._pool.map(lambda copy: self._store.delete(container_key(copy.container)), done))
+        self._repository.index.add_places([
+            PlaceRow(line.id, line.container, line.now, line.length)
+            for one in maps for line in one.lines if line.kind == CHUNK
+        ])  # fmt: skip
 
-    def _replace(self, copy: _Copy) -> None:
+    def _put_map(self, copy: _Copy) -> MovedMap:
+        """In a thread: the map that is there then. One of a run that died is as good: it copied the same blobs. Unless
+        where it leads was deleted since, because the container was still there."""
         lines = [
             Moved(blob.kind, blob.id, blob.offset, blob.length, place.container, place.offset)
             for blob, place in zip(copy.blobs, copy.places, strict=True)
         ]
-        self._store.put(moved_key(copy.container), encode_map(lines))
-        self._store.delete(container_key(copy.container))
+        key, data = moved_key(copy.container), encode_map(lines)
+        while True:
+            try:
+                self._store.put_if_absent(key, data)
+                return MovedMap(copy.container, lines)
+            except Conflict:
+                pass
+            try:
+                there, etag = read_map_version(self._store, copy.container)
+                if self._leads_somewhere(there):
+                    return there
+                self._store.put_if_match(key, data, etag)
+                return MovedMap(copy.container, lines)
+            except (Conflict, NotFound):
+                continue  # it changed just now
+
+    def _leads_somewhere(self, there: MovedMap) -> bool:
+        for container in {line.container for line in there.lines}:
+            for key in (container_key(container), moved_key(container)):
+                try:
+                    self._store.stat(key)
+                    break
+                except NotFound:
+                    continue
+            else:
+                return False
+        return True
 
 
 def _led_on(line: Moved, maps: dict[bytes, MovedMap]) -> Moved:

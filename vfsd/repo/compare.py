@@ -16,7 +16,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from vfsd.model.entry import KIND_OF, NO_EXTRA, Entry, Kind, directory, storable_time
+from vfsd.model.entry import KIND_OF, NO_EXTRA, Entry, Kind, Ref, directory, storable_time
 from vfsd.repo.closed import BEING_WRITTEN, BeingWritten
 from vfsd.repo.directory import entries, lookup
 from vfsd.repo.ingest import Ingest
@@ -28,13 +28,15 @@ OBSTACLES = 10_000  # that are kept
 
 
 class Look:
-    """What to look at in a directory: the names in `names`, or with `whole` everything. Without either, it alone."""
+    """What to look at in a directory: the names in `names`, or with `whole` everything. Without either, it alone.
+    start: with `whole`, what comes before this path was looked at already."""
 
-    __slots__ = ("names", "whole")
+    __slots__ = ("names", "start", "whole")
 
-    def __init__(self, *, whole: bool = False) -> None:
+    def __init__(self, *, whole: bool = False, start: Path = ()) -> None:
         self.names: dict[bytes, Look] = {}
         self.whole = whole
+        self.start = start
 
     def __bool__(self) -> bool:
         return self.whole or bool(self.names)
@@ -44,6 +46,7 @@ class Look:
         here = self
         for name in path:
             if here.whole:
+                here.start = ()  # it may be before that
                 return
             here = here.names.setdefault(name, Look())
         if whole:
@@ -52,12 +55,14 @@ class Look:
     def set_whole(self) -> None:
         """Look at everything."""
         self.whole = True
-        self.names = {}
+        self.names, self.start = {}, ()
 
     def merge(self, other: Look) -> None:
         """Look also at what `other` looks at."""
         if self.whole or other.whole:
+            start = self.start if not other else () if self else other.start
             self.set_whole()
+            self.start = start
             return
         for name, inner in other.names.items():
             self.names.setdefault(name, Look()).merge(inner)
@@ -97,6 +102,8 @@ class Comparison:
         self._limits = limits
         self._is_cut = False
         self._is_whole = False
+        self._start: Path = ()  # what comes before it is not looked at
+        self._end: Path = ()  # what limits ended it before
         self.changed = 0
         self.first: list[tuple[Path, bool]] = []  # with whether it is there
         self.obstacles: dict[Path, str] = {}
@@ -109,10 +116,10 @@ class Comparison:
         raises when the store fails.
         """
         status = os.stat(self._top)
-        self._is_whole = look.whole
+        self._is_whole, self._start = look.whole, look.start
         changes = self._changes((), old, _WHOLE if old is None else look)
         if self._is_cut:
-            self.rest.merge(look)
+            self.rest.merge(Look(whole=True, start=self._end) if look.whole or old is None else look)
         if old is None:
             return Sub(changes, _attributes(b"", status))
         return Sub(changes) if changes else None
@@ -122,7 +129,8 @@ class Comparison:
         changes: dict[bytes, Change] = {}
         for name, entry, inner in self._whole(at, old) if look.whole else self._named(old, look):
             if self.changed >= self._limits.changes or time.monotonic() > self._limits.deadline:
-                self._is_cut = True
+                if not self._is_cut:
+                    self._is_cut, self._end = True, (*at, name)
                 break
             change = self._name((*at, name), entry, inner)
             if change is not _Same.SAME:
@@ -136,14 +144,16 @@ class Comparison:
 
     def _whole(self, at: Path, old: Entry | None) -> Iterator[tuple[bytes, Entry | None, Look]]:
         """(name, entry in the tree, where to look) of all names that the directory or the tree has."""
+        depth = len(at)
+        start = b"" if old is None or at != self._start[:depth] else b"".join(self._start[depth : depth + 1])
         try:
-            here = sorted(os.listdir(self._local(at)))
+            here = sorted(name for name in os.listdir(self._local(at)) if name >= start)
         except OSError as error:
             if not at:
                 raise
             self._obstructed(at, error)
             return
-        there = entries(self._nodes, None if old is None else old.node)
+        there = _entries_from(self._nodes, None if old is None else old.node, start)
         pairs: Iterator[tuple[bytes, Entry | None]] = heapq.merge(
             ((name, None) for name in here), ((entry.name, entry) for entry in there), key=lambda pair: pair[0]
         )
@@ -204,6 +214,13 @@ class Comparison:
 
     def _local(self, at: Path) -> bytes:
         return os.path.join(self._top, *at)
+
+
+def _entries_from(nodes: NodeSource, tree: Ref | None, start: bytes) -> Iterator[Entry]:
+    """All entries in order of their names, from `start` on."""
+    if start and (first := lookup(nodes, tree, start)) is not None:
+        yield first
+    yield from entries(nodes, tree, start or None)
 
 
 def _unread(old: Entry | None, status: os.stat_result) -> Entry | None:

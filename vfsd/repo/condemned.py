@@ -1,7 +1,8 @@
 """What is condemned: blobs that nothing may be made to point to any more, so that they can be deleted.
 
     gc/state            GcState: which lists there are; moved by compare-and-swap, with a nonce as in BranchHead
-    gc/lists/<hex>      a blob of msgpack: [[container, [offset, ...]], ...]; no offsets: the whole container
+    gc/lists/<hex>      a blob of msgpack: [[container, [offset, ...]], ...]; no offsets: the whole container. Of lists,
+                        and of pardons where they are many
 
 Blobs that are not condemned point to no condemned ones: whoever makes a list sees to that (repo/gc.py). Whoever writes
 nodes asks first (repo/guard.py). Why this suffices is in docs/invariants.md.
@@ -18,6 +19,7 @@ from itertools import islice
 
 import msgspec
 
+from vfsd.index.verdicts import Blob
 from vfsd.model.commit import decode, encode
 from vfsd.model.errors import Conflict, Damaged, NotFound
 from vfsd.repo.refs import nonce
@@ -27,6 +29,9 @@ from vfsd.store.blob import decode_blob, encode_blob
 STATE = "gc/state"
 LISTS = "gc/lists/"
 PART = 100_000  # containers in one object of a list: some 2 to 4 MB
+INLINE = 500  # pardons of a list that stand in `gc/state` itself, which every commit reads
+HEADER = 1  # the offset that stands for the header of a commit's object: blobs begin behind it
+KEEP_S = 30 * 86400.0  # seconds for which lists are known, at least: then those that were carried out are forgotten
 CAS_TRIES = 64
 _MAX_PART = 1 << 30
 
@@ -49,7 +54,8 @@ class Phase(StrEnum):
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     """A list. parts: keys of its objects. containers, size: whole containers and their bytes. pardoned: blobs of it
-    that are needed all the same, as container in hex and offset, 0 for a commit object's header."""
+    that are needed all the same, as container in hex and offset, HEADER for a commit object's header; pardon_parts:
+    keys of objects with more of them."""
 
     number: int
     kind: Kind
@@ -58,18 +64,21 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     containers: int
     size: int
     pardoned: tuple[tuple[str, int], ...] = ()
+    pardon_parts: tuple[str, ...] = ()
 
-    def pardons(self) -> list[tuple[bytes, int]]:
-        """The pardoned blobs."""
-        return [(bytes.fromhex(container), offset) for container, offset in self.pardoned]
+    @property
+    def pardons(self) -> str:
+        """Which pardons there are, for whoever has taken in some: they only ever become more."""
+        return f"{len(self.pardoned)} {' '.join(self.pardon_parts)}"
 
 
 class GcState(msgspec.Struct, frozen=True, kw_only=True):
-    """The content of `gc/state`. number: of the last list there was. forgotten: lists up to this number that were
-    carried out may not be here any more. lists: by number."""
+    """The content of `gc/state`. version: counts its changes. number: of the last list there was. forgotten: lists up
+    to this number that were carried out may not be here any more. lists: by number."""
 
     format: int = 1
     nonce: str
+    version: int = 0
     number: int = 0
     forgotten: int = 0
     lists: tuple[Verdict, ...] = ()
@@ -123,7 +132,7 @@ def change_state(store: ObjectStore, change: Callable[[GcState], GcState]) -> Gc
         new = change(old)
         if new == old:
             return old
-        new = msgspec.structs.replace(new, nonce=nonce())
+        new = msgspec.structs.replace(new, nonce=nonce(), version=old.version + 1)
         try:
             if found is None:
                 store.put_if_absent(STATE, encode(new))
@@ -149,7 +158,18 @@ def write_list(store: ObjectStore, lines: Iterable[Condemned]) -> tuple[str, ...
 
 def read_list(store: ObjectStore, verdict: Verdict) -> Iterator[Condemned]:
     """The lines of a list, whose objects are read first. Damaged; NotFound when it was forgotten just now."""
-    stored = [(key, store.get(key)[0]) for key in verdict.parts]
+    return _read_parts(store, verdict.parts)
+
+
+def read_pardons(store: ObjectStore, verdict: Verdict) -> Iterator[Blob]:
+    """The pardoned blobs of a list. Damaged; NotFound when it was forgotten just now."""
+    more = _read_parts(store, verdict.pardon_parts)
+    yield from ((bytes.fromhex(container), offset) for container, offset in verdict.pardoned)
+    yield from ((line.container, offset) for line in more for offset in line.offsets)
+
+
+def _read_parts(store: ObjectStore, keys: Iterable[str]) -> Iterator[Condemned]:
+    stored = [(key, store.get(key)[0]) for key in keys]
     return (line for key, data in stored for line in _lines(key, data))
 
 

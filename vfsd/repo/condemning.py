@@ -15,6 +15,7 @@ from vfsd.index.survey import ContainerRow
 from vfsd.model.commit import decode
 from vfsd.model.errors import Conflict, NotFound
 from vfsd.repo.condemned import (
+    KEEP_S,
     LISTS,
     Condemned,
     GcState,
@@ -33,8 +34,7 @@ from vfsd.store.api import ObjectStore
 from vfsd.store.moved import without_maps
 
 GRACE_S = 12 * 3600.0  # seconds
-KEEP_S = 30 * 86400.0  # seconds for which lists that were carried out are known
-LEFT_S = 86400.0  # seconds after which what a dead run of anything left is removed
+LEFT_S = 86400.0  # seconds after which what a dead run of anything left is removed, and what was written once more
 ORPHANED = "no branch leads to it any more"  # why a commit was dropped that others were made from
 CLOCK = "probe/"  # objects that are written to learn what time it is
 
@@ -132,8 +132,7 @@ class Lists:
         containers. Conflict when another run took over.
         """
         proposed = self._propose(write_list(self._store, lines()))
-        if self._repository.format.shared:
-            self._fence()
+        self._fence()
         follow()
         amount = total()
         parts = write_list(self._store, lines())
@@ -145,7 +144,9 @@ class Lists:
             there = state.find(verdict.number)
             if there is None or there.phase is not Phase.PROPOSED:
                 raise Conflict("another run of `vfsd gc` or `vfsd compact` has taken over: see what it does")
-            return state.with_list(msgspec.structs.replace(verdict, pardoned=there.pardoned))
+            return state.with_list(
+                msgspec.structs.replace(verdict, pardoned=there.pardoned, pardon_parts=there.pardon_parts)
+            )
 
         self._repository.guard.take_in(change_state(self._store, decide))
         for key in proposed.parts:
@@ -157,7 +158,9 @@ class Lists:
 
         def propose(state: GcState) -> GcState:
             for other in state.lists:
-                if other.phase is Phase.PROPOSED and other.parts != parts:
+                if other.parts == parts:
+                    return state  # it was written, and the answer lost
+                if other.phase is Phase.PROPOSED:
                     state = state.without(other.number)  # of a run that died, or that ends when it sees this
             return state.with_list(msgspec.structs.replace(made, number=state.number + 1))
 
@@ -180,8 +183,14 @@ class Lists:
             if verdict.kind is self._kind and verdict.phase is Phase.SWEEPING:
                 yield verdict, 0.0
             elif verdict.kind is self._kind and verdict.phase is Phase.CONDEMNED:
-                decided = self._store.stat(verdict.parts[0]).modified if verdict.parts else 0.0
-                yield verdict, max(0.0, decided + grace_s - now)
+                yield verdict, max(0.0, self._written(verdict) + grace_s - now)
+
+    def _written(self, verdict: Verdict) -> float:
+        """When a list was written as it is: s since 1970."""
+        try:
+            return self._store.stat(verdict.parts[0]).modified if verdict.parts else 0.0
+        except NotFound:
+            return 0.0  # whoever reads it says so
 
     def advance(self, number: int, phase: Phase, spared: Sequence[bytes] = ()) -> Verdict | None:
         """Move a list on to SWEEPING or SWEPT; as it is then. None when it is not there any more. spared: containers
@@ -208,14 +217,12 @@ class Lists:
 
         def forget(state: GcState) -> GcState:
             for verdict in state.lists:
-                if verdict.phase is Phase.SWEPT and (
-                    not verdict.parts or now - self._store.stat(verdict.parts[0]).modified > KEEP_S
-                ):
+                if verdict.phase is Phase.SWEPT and now - self._written(verdict) > KEEP_S:
                     state = msgspec.structs.replace(
                         state.without(verdict.number), forgotten=max(state.forgotten, verdict.number)
                     )
             named.clear()
-            named.update(key for verdict in state.lists for key in verdict.parts)
+            named.update(key for verdict in state.lists for key in (*verdict.parts, *verdict.pardon_parts))
             return state
 
         self._repository.guard.take_in(change_state(self._store, forget))

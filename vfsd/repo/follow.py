@@ -19,9 +19,9 @@ import trio
 from vfsd.model.errors import NotFound, Unavailable, VfsdError
 from vfsd.repo.closed import BEING_WRITTEN
 from vfsd.repo.compare import Look
-from vfsd.repo.mirror import Mirror, Round, one_line
+from vfsd.repo.mirror import Mirror, Round
 from vfsd.repo.notices import Notices
-from vfsd.repo.tree import Path
+from vfsd.repo.tree import Path, show
 
 RECHECK_S, LAST_RECHECK_S = 0.25, 10.0  # between looks at files that are being written
 COMPARE_S = 60.0  # at least between comparisons of everything, which find what the kernel tells nobody (mmap)
@@ -133,11 +133,12 @@ class Follower:
         if look.whole and not done.rest:
             self._compare_at = now + max(COMPARE_S, COMPARE_SHARE * (now - begun))
         before, self._recheck_s = self._obstacles, RECHECK_S
-        left = {} if look.whole else {path: why for path, why in before.items() if path not in settled}
+        is_anew = look.whole and not look.start
+        left = {} if is_anew else {path: why for path, why in before.items() if path not in settled}
         self._obstacles = left | done.obstacles
         for path, why in done.obstacles.items():
             if why not in {BEING_WRITTEN, before.get(path)}:
-                log.warning("%s: left out until it can be read: %s", one_line((self._mirror.top, *path)), why)
+                log.warning("%s: left out until it can be read: %s", show((self._mirror.top, *path)), why)
         self._recheck_later()
 
     def _recheck_later(self) -> None:

@@ -10,6 +10,7 @@ import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 
 import msgspec
 
@@ -24,7 +25,9 @@ from vfsd.repo import drops
 from vfsd.repo.ahead import ahead
 from vfsd.repo.commit_object import CommitObject, parse
 from vfsd.repo.commits import commit_key
+from vfsd.repo.condemned import STATE, read_list, read_pardons, read_state
 from vfsd.repo.node_walk import AT_ONCE
+from vfsd.repo.refs import global_key
 from vfsd.repo.repository import Repository
 from vfsd.repo.tree import find
 from vfsd.repo.tree_check import WRITTEN_WRONG, BadBlob, Problem, TreeCheck, back_from_backup
@@ -83,6 +86,7 @@ def fsck(
         work.commits()
         if not specs:
             work.other_objects(others or {})
+            work.lists()
         work.trees.drain()
         if read_data:
             work.trees.read_chunks()
@@ -92,7 +96,8 @@ def fsck(
 
 class Findings:
     """What of a check's problems could be repaired: blobs that are lost or damaged, so many at most; commits whose
-    objects are; branches whose ref, or the commit that it names, cannot be read."""
+    objects are; branches whose ref, or the commit that it names, cannot be read; packs whose directory cannot; commits
+    without a global record; repos without a record; lists of gc that cannot be read."""
 
     MOST = 500_000
 
@@ -100,6 +105,10 @@ class Findings:
         self.blobs: list[BadBlob] = []
         self.commits: list[CommitId] = []
         self.branches: list[tuple[str, str]] = []
+        self.directories: list[bytes] = []
+        self.records: list[Commit] = []
+        self.repos: list[str] = []
+        self.lists = False
 
     def add_blob(self, blob: BadBlob) -> None:
         """The rest is for another time."""
@@ -130,10 +139,11 @@ class _Fsck:
         self._told = tell
         self._progress = progress
         self._queue: deque[_Wanted] = deque()
+        self._is_whole_store = False
         self._refs = self._commits = self._bytes = self._problems = 0
         self.trees = TreeCheck(
             self._store, repository.index, survey, pool, read_data=read_data, tell=self._tell, progress=progress,
-            bad=findings.add_blob,
+            bad=findings.add_blob, bad_directory=findings.directories.append,
         )  # fmt: skip
 
     def result(self) -> FsckResult:
@@ -167,7 +177,8 @@ class _Fsck:
     # Small objects
 
     def small_objects(self) -> None:
-        """Branches before repos: who makes a repo makes it first."""
+        """Branches before repos: who makes a repo makes it first. Global records last: they are there before refs."""
+        self._is_whole_store = True
         repos: dict[str, str] = {}  # repo → key of something in it
         for prefix, kind in _KINDS.items():
             for stat, data in self._read(prefix):
@@ -177,7 +188,9 @@ class _Fsck:
                 names = stat.key.removeprefix(prefix).split("/")
                 if kind is RepoObject:
                     repos.pop(from_key_part(names[0]), None)
-                elif kind is not GlobalRecord:  # one of these may name a commit that nothing came of
+                elif kind is GlobalRecord:  # it may name a commit that nothing came of
+                    self._survey.is_first(_record_key(stat.key))
+                else:
                     repos.setdefault(from_key_part(names[0]), stat.key)
                     commit = value.commit  # type: ignore[union-attr]
                     if commit is not None:
@@ -186,7 +199,8 @@ class _Fsck:
                             self._queue.append(_Wanted(commit, stat.key))
         for repo, key in repos.items():
             if self._is_there(key) and not self._is_there(f"repos/{key_part(repo)}"):
-                remedy = f"{back_from_backup(f'repos/{key_part(repo)}')}, or `vfsd repo create {repo}`"
+                remedy = f"{back_from_backup(f'repos/{key_part(repo)}')}, or `vfsd fsck --repair` makes a new one"
+                self._findings.repos.append(repo)
                 self._tell(Problem(key, f"its repo {repo} has no record of its own", remedy))
 
     def records(self) -> None:
@@ -200,6 +214,23 @@ class _Fsck:
             self._drops.refresh()
         except Damaged:
             pass  # told above
+
+    def lists(self) -> None:
+        """What gc has condemned: a list that cannot be read keeps writers from asking."""
+        try:
+            state = read_state(self._store)
+        except Damaged as error:
+            self._findings.lists = True
+            self._tell(Problem(STATE, str(error).removeprefix(f"{STATE} "), "`vfsd fsck --repair` begins it anew"))
+            return
+        for verdict in state.lists if state is not None else ():
+            try:
+                deque(chain(read_list(self._store, verdict), read_pardons(self._store, verdict)), maxlen=0)
+            except (Damaged, NotFound) as error:
+                if read_state(self._store) == state:
+                    self._findings.lists = True
+                    what = f"list {verdict.number} cannot be read: {error}"
+                    self._tell(Problem(STATE, what, "`vfsd fsck --repair` takes it out"))
 
     def other_objects(self, readers: Mapping[str, Reader]) -> None:
         for prefix, reader in readers.items():
@@ -316,6 +347,10 @@ class _Fsck:
         if fault:
             self._tell(Problem(label, fault, WRITTEN_WRONG))
             return
+        lost = sum(not any(blob.id) for blob in commit.hints.blobs)
+        if lost:
+            what = f"{lost} blobs in its object were nowhere when it was repaired"
+            self._tell(Problem(label, what, "`vfsd fsck --read-data` names them, and so repairs them on other nodes"))
         for edge in commit.header.provenance:
             if not self._has_commit(edge.commit):
                 what = f"it was made from {edge.repo}/{edge.branch}@{edge.commit}, which is gone"
@@ -334,9 +369,18 @@ class _Fsck:
             new += [other for other in (commit.ancestors if new else ()) if self._is_first(other)]
             self._queue.extend(_Wanted(one, label) for one in new)
         if commit.id in self._named or self._drops.find(commit.id) is None:
-            for root in commit.roots:
-                self.trees.add_tree(label, root)
+            self._check_record(commit, label)
+            if commit.root.node is not None:
+                self.trees.add_tree(label, commit.root.node)
             self.trees.visit(bytes.fromhex(commit.id), 0, len(data), data)
+
+    def _check_record(self, commit: CommitObject, label: str) -> None:
+        """Commits are found by their global ids too, where all records were read."""
+        header = commit.header
+        key = global_key(header.global_id, header.repo, header.branch)
+        if self._is_whole_store and not self._survey.has(_record_key(key)):
+            self._findings.records.append(header)
+            self._tell(Problem(label, f"{key} is gone, which names it", "`vfsd fsck --repair` writes it again"))
 
     def _has_commit(self, commit: str) -> bool:
         if not _HEX64.fullmatch(commit):
@@ -345,6 +389,10 @@ class _Fsck:
 
     def _is_first(self, commit: CommitId) -> bool:
         return self._survey.is_first(hash_bytes(b"commit" + commit.encode())[:16])
+
+
+def _record_key(key: str) -> bytes:
+    return hash_bytes(b"record" + key.encode())[:16]
 
 
 def _label(commit: CommitObject) -> str:

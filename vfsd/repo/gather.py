@@ -1,158 +1,103 @@
-"""Gathers tree nodes that many small commits have scattered: a copy of a branch's tree, whose nodes lie together in
-packs and point to each other, beside the one there is. No id changes; the commit's hints name the copy first.
+"""Keeps the nodes of a tree together, so that the way from a root to any file leads through few objects.
 
-Each small commit carries its few new nodes in its own object. After some hundreds of them a walk over the tree asks for
-as many objects; a gathered tree is read by a request a pack. Later commits go on from the copy.
+Small commits scatter a tree: each carries its few new nodes in its own object. The commits since the tree was gathered
+last are its *window*; a commit names it, and who reads the tree asks for all of it at once. When the window is full, or
+a commit has packs of nodes anyway, the tree is gathered: nodes that lie in the objects of earlier commits are stored
+once more, with the new ones. Places are hints, so no id changes.
+
+A tree is cut into *clusters*: nodes that hang together and have the same level, a level for each power of CLUSTER in
+what is below a node. What is gathered is gathered by the cluster, and the nodes of a cluster lie one behind another. So
+a way crosses one cluster of each level, whatever the history, and none has more than one level for each power of
+CLUSTER in what its root has below it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection
+
 import msgspec
 
 from vfsd.model.entry import Entry, Place, Ref
-from vfsd.model.errors import Conflict, NotFound
-from vfsd.model.ids import CommitId
+from vfsd.model.errors import Damaged, NotFound
 from vfsd.model.node import ChunkInner, Inner, Leaf, Node
-from vfsd.repo.commit_object import parse_head, with_copy
-from vfsd.repo.commits import commit_key
-from vfsd.repo.guard import Pointers
-from vfsd.repo.nodes import stored_form
-from vfsd.repo.refs import Head
-from vfsd.repo.repository import Repository
-from vfsd.store.blob import container_key
-from vfsd.store.moved import without_maps
-from vfsd.store.pack import NODE, PackBuilder
+from vfsd.repo.nodes import NodeSource
 
-SCATTERED = 256  # small commits after which a tree is gathered
-PACK_SIZE = 16 << 20  # bytes at which a new pack is full
-SMALL = 4 << 20  # bytes; nodes in smaller packs are scattered too
-_COMMIT = 32  # bytes of a commit's id
+WINDOW = 16  # commits whose objects have nodes of one tree, at most
+CLUSTER_BITS = 10  # a cluster of level 0 has less than 2**10 below it, one of level 1 less than 2**20, and so on
+CHUNK_BITS = 16  # 2**16 bytes of files count as one name
+COMMIT = 32  # bytes of a commit's id, and so of the name of its object
+Copies = dict[tuple[bytes, int], Place]  # container and offset of a node → where its copy lies
 
 
-class Scattered(msgspec.Struct, frozen=True):
-    """A branch whose tree's nodes lie in many objects. commits: small ones since the tree was gathered, or began."""
-
-    head: Head
-    commits: int
-
-
-def scattered(repository: Repository, head: Head, least: int = SCATTERED) -> Scattered | None:
-    """Whether `least` small commits or more have added to a branch's tree since it was gathered last."""
-    if head.commit is None:
-        return None
-    small = 0
-    for commit in repository.commits.log(repository.commits.get(head.commit, copies=head.head.copies).id):
-        if commit.hints.copies:
-            break
-        small += any(blob.kind == NODE for blob in commit.hints.blobs)
-    return Scattered(head, small) if small >= least else None
+def level_of(ref: Ref) -> int:
+    """The level of the cluster that a node is in, which is never above that of a node that leads to it."""
+    names = 0 if bytes(ref.digest) == ref.id else ref.count  # a chunk list's digest is its id
+    weight = names + (ref.size >> CHUNK_BITS)
+    return max(0, weight.bit_length() - 1) // CLUSTER_BITS
 
 
-def gather(repository: Repository, head: Head) -> int:
-    """Gather the tree of a branch; how many nodes were copied. 0 also when the branch was moved meanwhile, which does
-    no harm. May be killed at any moment; safe beside writers and garbage collection."""
-    if head.commit is None:
-        return 0
-    commit = repository.commits.get(head.commit, copies=head.head.copies)
-    root = commit.root.node
-    if root is None:
-        return 0
-    work = _Gathering(repository)
-    place = work.node(root)
-    if place is None:
-        return 0
-    work.store()
-    return work.copied if _name_copy(repository, head, commit.id, place, work.pointers) else 0
+def is_loose(place: Place) -> bool:
+    """Whether a node lies in the object of a commit."""
+    return len(place.container) == COMMIT
 
 
-def _name_copy(repository: Repository, head: Head, commit: CommitId, place: Place, pointers: Pointers) -> bool:
-    """Have the commit's hints name the copy. Whether the branch still stood at it."""
-    store, refs = without_maps(repository.store), repository.refs
-    try:
-        current = refs.head(head.repo, head.branch)
-        if current.commit != commit:
-            return False
-        # As for any new nodes: nothing that they point to may be condemned.
-        repository.guard.admit(repository.guard.fetch(), pointers)
-        data, head_bytes = with_copy(store.get(commit_key(commit))[0], commit, place)
-        store.put(commit_key(commit), data)
-        repository.index.forget_commit(commit)
-        made = parse_head(head_bytes, commit)
-        repository.commits.keep(made, head_bytes)
-        refs.touch(current, copies=len(made.hints.copies))
-    except (Conflict, NotFound):
-        return False  # it was moved or deleted: its next commit goes on from the old nodes, which are all there
-    return True
+def is_full(window: Collection[bytes]) -> bool:
+    """Whether no further commit fits into a window."""
+    return sum(len(container) == COMMIT for container in window) >= WINDOW
 
 
-class _Gathering:
-    def __init__(self, repository: Repository) -> None:
-        self._nodes = repository.nodes
-        self._store = without_maps(repository.store)
-        self._done: dict[tuple[bytes, int], Place | None] = {}  # where a node was copied to; None: it stays
-        self._sizes: dict[bytes, int] = {}
-        self._builder = PackBuilder()
-        self.pointers = Pointers()
-        self.copied = 0
+class Gathering:
+    """Finds, for nodes that are about to be stored, what is to be stored with them.
 
-    def node(self, ref: Ref) -> Place | None:
-        """Copy what is scattered below a node; where it lies then, None when nothing was."""
-        key = (ref.place.container, ref.place.offset)
-        if key not in self._done:
-            node = self._nodes.stored(ref)
-            moved = self._with_copies(node)
-            self._done[key] = self._add(ref, moved or node) if moved is not None or self._is_loose(key[0]) else None
-        return self._done[key]
+    is_own: whether a container is the writer's. add: stores a copy of a node as it is given, and says where. copies:
+    what has been copied; it gets more.
+    """
 
-    def _with_copies(self, node: Node) -> Node | None:
-        """The node with pointers to copies; None when nothing below it was copied."""
+    def __init__(
+        self, nodes: NodeSource, is_own: Callable[[bytes], bool], add: Callable[[Ref, Node], Place], copies: Copies
+    ) -> None:
+        self._nodes = nodes
+        self._is_own = is_own
+        self._add = add
+        self._copies = copies
+
+    def gathered(self, node: Node, level: int) -> Node:
+        """The node, which is of a cluster of this level, with pointers to copies of what is scattered below it."""
         match node:
             case Leaf(items):
-                entries = [self._entry(entry) for entry in items]
-                return Leaf(entries) if any(new is not old for new, old in zip(entries, items, strict=True)) else None
-            case Inner(level, children):
-                refs = [self._ref(child.ref) for child in children]
-                if all(new is child.ref for new, child in zip(refs, children, strict=True)):
-                    return None
-                pairs = zip(children, refs, strict=True)
-                return Inner(level, [msgspec.structs.replace(child, ref=ref) for child, ref in pairs])
-            case ChunkInner(level, below):
-                refs = [self._ref(ref) for ref in below]
-                return ChunkInner(level, refs) if any(a is not b for a, b in zip(refs, below, strict=True)) else None
-        return None
+                entries = [self._entry(entry, level) for entry in items]
+                return Leaf(entries) if any(new is not old for new, old in zip(entries, items, strict=True)) else node
+            case Inner(height, children):
+                refs = [self._ref(child.ref, level) for child in children]
+                pairs = list(zip(children, refs, strict=True))
+                if all(ref is child.ref for child, ref in pairs):
+                    return node
+                return Inner(height, [msgspec.structs.replace(child, ref=ref) for child, ref in pairs])
+            case ChunkInner(height, below):
+                refs = [self._ref(ref, level) for ref in below]
+                return ChunkInner(height, refs) if any(a is not b for a, b in zip(refs, below, strict=True)) else node
+        return node
 
-    def _entry(self, entry: Entry) -> Entry:
+    def copy(self, ref: Ref) -> Ref:
+        """A pointer to a copy of a node, gathered; the old one when the node cannot be read, which is for others to
+        say."""
+        key = (ref.place.container, ref.place.offset)
+        if key not in self._copies:
+            try:
+                node = self._nodes.get(ref)
+            except (NotFound, Damaged):
+                return ref
+            self._copies[key] = self._add(ref, self.gathered(node, level_of(ref)))
+        return msgspec.structs.replace(ref, place=self._copies[key])
+
+    def _entry(self, entry: Entry, level: int) -> Entry:
         if entry.node is None:
             return entry
-        ref = self._ref(entry.node)
+        ref = self._ref(entry.node, level)
         return entry if ref is entry.node else msgspec.structs.replace(entry, node=ref)
 
-    def _ref(self, ref: Ref) -> Ref:
-        place = self.node(ref)
-        return ref if place is None else msgspec.structs.replace(ref, place=place)
-
-    def _is_loose(self, container: bytes) -> bool:
-        if len(container) == _COMMIT:
-            return True
-        if container not in self._sizes:
-            try:
-                self._sizes[container] = self._store.stat(container_key(container)).size
-            except NotFound:
-                self._sizes[container] = 0  # it was moved: the copy need not go by the map
-        return self._sizes[container] < SMALL
-
-    def _add(self, ref: Ref, node: Node) -> Place:
-        place = Place()
-        self.pointers.own.add(self._builder.id)
-        self.pointers.note(node)
-        self._builder.add(NODE, ref.id, stored_form(node), place)
-        self.copied += 1
-        if self._builder.size >= PACK_SIZE:
-            self.store()
-        return place
-
-    def store(self) -> None:
-        """Store what was copied so far. What a node points to is stored no later than the node."""
-        if self._builder.blobs:
-            self._store.put(container_key(self._builder.id), self._builder.finish())
-            self._builder = PackBuilder()
+    def _ref(self, ref: Ref, level: int) -> Ref:
+        container = ref.place.container
+        if not container or self._is_own(container):
+            return ref
+        return self.copy(ref) if is_loose(ref.place) or level_of(ref) == level else ref

@@ -13,22 +13,24 @@ from itertools import groupby
 import msgspec
 
 from vfsd.index.survey import ContainerRow, Survey
-from vfsd.index.verdicts import WHOLE
+from vfsd.index.verdicts import WHOLE, Blob
 from vfsd.model.commit import GlobalRecord, decode
 from vfsd.model.errors import Damaged, NotFound
 from vfsd.model.ids import CommitId
 from vfsd.repo.ahead import ahead
 from vfsd.repo.commit_object import parse
 from vfsd.repo.commits import commit_key
-from vfsd.repo.condemned import Condemned, Kind, Phase, Verdict, read_list
+from vfsd.repo.condemned import Condemned, Kind, Phase, Verdict, read_list, read_pardons
 from vfsd.repo.condemning import CLOCK, GRACE_S, LEFT_S, ORPHANED, Amount, Lists, Young, store_now, total, young_since
 from vfsd.repo.holds import PREFIX as HOLDS
+from vfsd.repo.leftovers import leftovers
 from vfsd.repo.marking import COMMIT
 from vfsd.repo.node_walk import AT_ONCE
 from vfsd.repo.reach import Progress, Reach, Trees
 from vfsd.repo.refs import global_key
 from vfsd.repo.repository import Repository, now_ns
 from vfsd.store.blob import container_key
+from vfsd.store.keys import IN_PARTS
 from vfsd.store.moved import moved_key, without_maps
 
 BATCH = 10_000  # containers of which the sum is made at once
@@ -37,8 +39,9 @@ class GcResult(msgspec.Struct, frozen=True):
     """What there is. reachable: from refs. young: not reachable, and not old enough, or needed by what is not.
     condemned: not reachable and old enough; by this run if it `delete`s. waiting: condemned before, and not due yet.
     deleted: due, and deleted by this run if it does. kept: due, and needed all the same. next: seconds until something
-    that is condemned is due, None when nothing waits. uploads: abandoned ones, removed if it deletes. lost: chunks that
-    are not where pointers say. held: processes at work for long, whose blobs count as young."""
+    that is condemned is due, None when nothing waits. uploads: abandoned ones, removed if it deletes. records: those of
+    dropped commits, and lineage objects, to which nothing leads any more, likewise. lost: chunks that are not where
+    pointers say. held: processes at work for long, whose blobs count as young."""
 
     reachable: Amount
     young: Amount
@@ -48,6 +51,7 @@ class GcResult(msgspec.Struct, frozen=True):
     kept: int
     next: float | None
     uploads: int
+    records: int
     lost: int
     held: tuple[str, ...]
 
@@ -99,13 +103,17 @@ class _Collection:
         if delete and condemned != Amount():
             self._lists.condemn(self._lines, self._total_condemned, self._reach.follow)
         deleted, kept, waiting, until = self._sweep(delete=delete)
-        uploads = self._store.abort_uploads("", LEFT_S, dry_run=not delete)
+        # Not of all that is in the bucket: others may have theirs there, too.
+        uploads = sum(self._store.abort_uploads(prefix, LEFT_S, dry_run=not delete) for prefix in IN_PARTS)
+        left = leftovers(self._repository, self._reach, self._survey, self._young.since)
+        records = sum(1 for _ in ahead(self._pool, self._store.delete if delete else _spare, left, 2 * AT_ONCE))
         if delete:
             self._lists.forget(self._young.now)
             self._clear_leftovers()
+            self._repository.drops.merge(self._young.now - LEFT_S)
         return GcResult(
-            reachable, young, condemned, waiting, deleted, kept, until, uploads, self._reach.marking.lost,
-            self._young.held,
+            reachable, young, condemned, waiting, deleted, kept, until, uploads, records,
+            self._reach.marking.lost, self._young.held,
         )
 
     # What is condemned
@@ -120,6 +128,9 @@ class _Collection:
                     yield row
 
     def _lines(self) -> Iterator[Condemned]:
+        return self._reach.marking.under_all_names(self._found())
+
+    def _found(self) -> Iterator[Condemned]:
         """Containers that can go, and nodes that nothing may lead to then: what is below them may go too."""
         for row in self._garbage():
             yield Condemned(row.id)
@@ -130,7 +141,7 @@ class _Collection:
             yield Condemned(container, [offset for _, offset in blobs])
         for verdict in self._before:
             if verdict.phase is not Phase.SWEPT:
-                for container, offset in verdict.pardons():
+                for container, offset in read_pardons(self._store, verdict):
                     if offset != WHOLE and not self._survey.is_marked(container):
                         yield Condemned(container, [offset])  # needed once, and not any more
 
@@ -169,7 +180,7 @@ class _Collection:
     def _carry_out(self, verdict: Verdict, *, delete: bool) -> tuple[Amount, list[bytes], int]:
         """Delete what a list names, but for what was pardoned and what is needed all the same: the latter is nothing if
         all who write ask before. (what goes, what is needed, how much was pardoned)"""
-        pardons = {container for container, _ in verdict.pardons()}
+        pardons = {container for container, _ in self._pardoned(verdict)}
         spared: list[bytes] = []
         pardoned = 0
         if delete:
@@ -192,6 +203,9 @@ class _Collection:
                 amount, done = amount.plus(total(done)), []
             self._progress("deleted" if delete else "due", 1)
         return amount.plus(total(done)), spared, pardoned
+
+    def _pardoned(self, verdict: Verdict) -> Iterator[Blob]:
+        return self._reach.marking.wherever_moved(read_pardons(self._store, verdict))
 
     def _keep_headers(self, verdict: Verdict, pardons: set[bytes]) -> None:
         """Of commits that go and that others were made from, keep the headers."""
@@ -239,5 +253,5 @@ class _Doomed(msgspec.Struct, frozen=True):
     has_map: bool
 
 
-def _spare(doomed: _Doomed) -> None:
+def _spare(doomed: object) -> None:
     """Delete nothing."""

@@ -10,20 +10,35 @@ import threading
 import time
 from array import array
 from collections.abc import Iterable, Iterator
+from itertools import groupby
 
 import msgspec
 
 from vfsd.index.index import Index
-from vfsd.index.verdicts import WHOLE
+from vfsd.index.verdicts import WHOLE, Blob, ListRow
 from vfsd.model.entry import Entry, Place, Ref
 from vfsd.model.errors import Damaged, NotFound, Unavailable
 from vfsd.model.node import ChunkInner, ChunkLeaf, Inner, Leaf, Node
-from vfsd.repo.condemned import GcState, Phase, change_state, read_list, read_state
+from vfsd.repo.condemned import (
+    HEADER,
+    INLINE,
+    KEEP_S,
+    STATE,
+    Condemned,
+    GcState,
+    Phase,
+    change_state,
+    read_list,
+    read_pardons,
+    read_state,
+    write_list,
+)
+from vfsd.repo.holds import since_boot
 from vfsd.repo.nodes import Nodes
 from vfsd.store.api import ObjectStore
 
 FRESH_S = 60.0  # how old what is known may be for a writer that shares blobs; asked again before its ref moves
-Blob = tuple[bytes, int]  # container, offset
+OLD_S = KEEP_S - 86400.0  # how long ago a writer may have begun: all lists are known of what was condemned since then
 
 _DELETED = (
     "what is to be shared with earlier commits is being deleted by `vfsd gc` or `vfsd compact`: try again, and it is"
@@ -47,9 +62,11 @@ def pointers_of(node: Node) -> tuple[list[Place], list[Ref]]:
 
 
 class Pointers:
-    """What a writer's nodes point to and it did not store itself. own: packs that it stored. For one thread."""
+    """What a writer's nodes point to and it did not store itself. own: packs that it stored. begun: when it began, by
+    `since_boot`. For one thread."""
 
     def __init__(self) -> None:
+        self.begun = since_boot()
         self.chunks: dict[bytes, array[int]] = {}  # container → offsets: 8 bytes a pointer
         self.nodes: dict[Blob, Ref] = {}
         self.own: set[bytes] = set()
@@ -107,49 +124,61 @@ class Guard:
             self.refresh()
 
     def take_in(self, state: GcState | None) -> None:
-        """Let the index know what is condemned; costs a request for each list that is new."""
+        """Let the index know what is condemned, if it knows less; costs a request for each list that is new. Damaged
+        names a list that cannot be read."""
         self._asked = time.monotonic()
-        if state is None:
-            return
-        with self._lock:
-            known = self._verdicts.known()  # asked each time: another process may have emptied the index
-            if max(known, default=0) < state.forgotten:
-                self._index.forget_places()
-            for verdict in state.lists:
-                parts, pardons = " ".join(verdict.parts), verdict.pardons()
-                had = known.get(verdict.number)
-                if had is None or had[0] != parts:
-                    lines = read_list(self._store, verdict)
-                    rows = ((line.container, offset) for line in lines for offset in line.offsets or (WHOLE,))
-                    self._verdicts.take(verdict.number, parts, rows, pardons)
-                elif had[1] != len(pardons):
-                    self._verdicts.pardon(verdict.number, parts, pardons)
-            self._drop_others(state, known)
+        while state is not None:
+            with self._lock:
+                before = self._verdicts.version()  # asked each time: another process may have emptied the index
+                if before >= state.version:
+                    return  # of several who asked, a later answer was here first
+                try:
+                    lists = self._new(state)
+                except NotFound as gone:
+                    newer = self.fetch()  # it was decided, or forgotten, since
+                    if newer is None or newer.version <= state.version:
+                        remedy = "`vfsd fsck --repair` sets the list aside"
+                        raise Damaged(f"{gone}, which {STATE} names: {remedy}") from None
+                    state = newer
+                    continue
+                done, stale = self._verdicts.follow(
+                    before, state.version, number=state.number, forgotten=state.forgotten, lists=lists
+                )
+            if stale:
+                self._nodes.clear()
+            if done:
+                return
 
-    def _drop_others(self, state: GcState, known: dict[int, tuple[str, int]]) -> None:
-        """Forget the lists that are not there any more, and remember how far the lists were followed."""
-        there = {verdict.number for verdict in state.lists}
-        for number, (parts, _) in known.items():
-            if parts and number not in there:
-                if number <= state.forgotten:
-                    self._verdicts.forget(number)
-                else:
-                    self._verdicts.withdraw(number)
-        if state.number not in there and state.number not in known:
-            self._verdicts.withdraw(state.number)
+    def _new(self, state: GcState) -> list[ListRow]:
+        """The lists of a state, with the blobs of those that are not here as they are now."""
+        known = self._verdicts.known()
+        found = []
+        for verdict in state.lists:
+            parts = " ".join(verdict.parts)
+            old_parts, old_pardons = known.get(verdict.number, (None, None))
+            blobs: Iterator[Blob] | None = None
+            if old_parts != parts:
+                lines = read_list(self._store, verdict)
+                blobs = ((line.container, offset) for line in lines for offset in line.offsets or (WHOLE,))
+            pardoned = None if old_pardons == verdict.pardons else list(read_pardons(self._store, verdict))
+            found.append(ListRow(verdict.number, parts, verdict.pardons, blobs, pardoned))
+        return found
 
     # Asking
 
-    def admit(self, state: GcState | None, pointers: Pointers) -> None:
-        """Make sure that everything that new nodes point to stays. state: as fetched after the branch was read.
+    def admit(self, state: GcState | None, pointers: Pointers, made: bytes = b"") -> None:
+        """Make sure that everything that new nodes point to stays. state: as fetched after the branch was read. made:
+        the object of the commit that is to have them.
 
         Unavailable when something of it is being deleted already: then it has to be stored anew.
         """
         self.take_in(state)
+        if state is not None and state.forgotten and since_boot() - pointers.begun > OLD_S:
+            raise self._deleted()  # perhaps: nobody knows any more
         if not self._verdicts.any():
             return
         touched = self._verdicts.among(pointers.containers())
-        if touched & pointers.own:
+        if touched & pointers.own or (made and self._verdicts.numbers(made, HEADER)):
             raise self._deleted()
         chunks = ((one, offset) for one in touched for offset in set(pointers.chunks.get(one, ())))
         blobs = [blob for blob in chunks if self._verdicts.numbers(*blob)]
@@ -164,9 +193,9 @@ class Guard:
         headers: list[Blob] = []
         trees: list[Ref] = []
         for header, tree in history if self._verdicts.any() else ():
-            lost = self._verdicts.numbers(header, WHOLE)
+            lost = self._verdicts.numbers(header, HEADER)
             if lost:
-                headers.append((header, WHOLE))
+                headers.append((header, HEADER))
             if tree is not None and self.is_condemned(tree.place):
                 trees.append(tree)
             elif not lost:
@@ -213,7 +242,8 @@ class Guard:
         if not wanted and not waiting:
             return
         roots = {(ref.place.container, ref.place.offset) for ref in waiting}
-        self._pardoned(read_state(self._store) or GcState(nonce=""), self._lists_of(wanted | roots))
+        state = read_state(self._store) or GcState(nonce="")
+        self._pardoned(state, self._lists_of(wanted | roots), {})
         try:
             while waiting:
                 ref = waiting.pop()
@@ -226,25 +256,44 @@ class Guard:
         except (Damaged, NotFound):
             raise self._deleted() from None
         lists = self._lists_of(wanted)
-        self.take_in(change_state(self._store, lambda state: self._pardoned(state, lists)))
+        there = {verdict.number: len(verdict.pardoned) for verdict in state.lists}
+        parts = {number: self._write_pardons(blobs, there.get(number, 0)) for number, blobs in lists.items()}
+        self.take_in(change_state(self._store, lambda state: self._pardoned(state, lists, parts)))
 
-    def _lists_of(self, blobs: Iterable[Blob]) -> dict[int, set[tuple[str, int]]]:
+    def _lists_of(self, blobs: Iterable[Blob]) -> dict[int, set[Blob]]:
         """number of a list → the blobs that it condemns."""
-        lists: dict[int, set[tuple[str, int]]] = {}
-        for container, offset in blobs:
-            for number in self._verdicts.numbers(container, offset):
-                lists.setdefault(number, set()).add((container.hex(), offset))
+        lists: dict[int, set[Blob]] = {}
+        for blob in blobs:
+            for number in self._verdicts.numbers(*blob):
+                lists.setdefault(number, set()).add(blob)
         return lists
 
-    def _pardoned(self, state: GcState, lists: dict[int, set[tuple[str, int]]]) -> GcState:
+    def _write_pardons(self, blobs: set[Blob], there: int) -> tuple[str, ...]:
+        """Objects with pardons that are too many for the state itself, which has some already."""
+        if len(blobs) + there <= INLINE:
+            return ()
+        lines = groupby(sorted(blobs), key=lambda blob: blob[0])
+        return write_list(
+            self._store, (Condemned(container, [offset for _, offset in group]) for container, group in lines)
+        )
+
+    def _pardoned(
+        self, state: GcState, lists: dict[int, set[Blob]], parts: dict[int, tuple[str, ...]]
+    ) -> GcState:
         for number, blobs in lists.items():
             verdict = state.find(number)
             if verdict is None and number > state.forgotten:
                 continue  # it was withdrawn
             if verdict is None or verdict.phase in {Phase.SWEEPING, Phase.SWEPT}:
                 raise self._deleted()
-            pardoned = tuple(sorted({*verdict.pardoned, *blobs}))
-            state = state.with_list(msgspec.structs.replace(verdict, pardoned=pardoned))
+            if parts.get(number):
+                verdict = msgspec.structs.replace(
+                    verdict, pardon_parts=tuple(sorted({*verdict.pardon_parts, *parts[number]}))
+                )
+            else:
+                found = {(container.hex(), offset) for container, offset in blobs}
+                verdict = msgspec.structs.replace(verdict, pardoned=tuple(sorted({*verdict.pardoned, *found})))
+            state = state.with_list(verdict)
         return state
 
     def _deleted(self) -> Unavailable:

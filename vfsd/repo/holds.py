@@ -9,6 +9,7 @@ the hold is not itself older than LIFE_S. A process that dies leaves one behind,
 from __future__ import annotations
 
 import logging
+import math
 import os
 import threading
 import time
@@ -29,6 +30,11 @@ MARGIN_S = 300.0  # seconds that `age_s` is rounded up by
 _log = logging.getLogger(__name__)
 
 
+def since_boot() -> float:
+    """Seconds, those included for which the machine slept, as a laptop does."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
 class Hold(msgspec.Struct, frozen=True, kw_only=True):
     """The content of a hold. age_s: for how many seconds its oldest writer had been at work. by: host and process, for
     people."""
@@ -43,7 +49,7 @@ class Work:
     """One writer at work."""
 
     def __init__(self, holds: Holds) -> None:
-        self.begun = time.monotonic()
+        self.begun = since_boot()
         self._holds = holds
 
     def goes_on(self) -> None:
@@ -60,10 +66,10 @@ class Holds:
 
     def __init__(self, store: ObjectStore) -> None:
         self._store = store
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # held for no request: writers begin in event loops, too
         self._works: set[Work] = set()
         self._key: str | None = None
-        self._written = 0.0
+        self._written = -math.inf
 
     def begin(self) -> Work:
         """A writer begins."""
@@ -76,30 +82,36 @@ class Holds:
         """A writer has ended; the hold goes when no other one needs it."""
         with self._lock:
             self._works.discard(work)
-            if self._key is not None and self._age() < AFTER_S:
-                try:
-                    self._store.delete(self._key)
-                except VfsdError as error:
-                    _log.warning("%s stays until it lapses: %s", self._key, error)
-                self._key = None
+            if self._key is None or self._age() >= AFTER_S:
+                return
+            key, self._key = self._key, None
+        self._delete(key)
 
     def renew(self) -> None:
         """Write the hold if one is needed and was not written lately. To be called every few minutes as long as there
         are writers. Trouble with the store is logged: whoever commits finds out whether anything was condemned."""
         with self._lock:
-            now = time.monotonic()
-            age = self._age()
+            now, age = since_boot(), self._age()
             if age < AFTER_S or (self._key is not None and now - self._written < RENEW_S):
                 return
-            self._key = self._key or PREFIX + nonce()
-            value = Hold(nonce=nonce(), age_s=age + MARGIN_S, by=f"{os.uname().nodename}:{os.getpid()}")
-            try:
-                self._store.put(self._key, encode(value))
-                self._written = now
-            except VfsdError as error:
-                _log.warning("cannot tell `vfsd gc` that this process works on: %s", error)
+            key = self._key = self._key or PREFIX + nonce()
+            before, self._written = self._written, now
+        value = Hold(nonce=nonce(), age_s=age + MARGIN_S, by=f"{os.uname().nodename}:{os.getpid()}")
+        try:
+            self._store.put(key, encode(value))
+        except VfsdError as error:
+            self._written = before
+            _log.warning("cannot tell `vfsd gc` that this process works on: %s", error)
+        if self._key != key:
+            self._delete(key)  # the last writer ended meanwhile
+
+    def _delete(self, key: str) -> None:
+        try:
+            self._store.delete(key)
+        except VfsdError as error:
+            _log.warning("%s stays until it lapses: %s", key, error)
 
     def _age(self) -> float:
         """For how long the oldest writer has been at work."""
-        now = time.monotonic()
+        now = since_boot()
         return now - min((work.begun for work in self._works), default=now)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 
 from vfsd.model.entry import (
     EMPTY_DIR,
@@ -25,10 +26,10 @@ from vfsd.repo.chunklist import content_of, iter_chunks
 from vfsd.repo.closed import ClosedFile
 from vfsd.repo.directory import DirectoryBuilder, entries
 from vfsd.repo.nodes import NodeSource
+from vfsd.store.api import Plain
 
 Progress = Callable[[int, int], None]  # called with (files, bytes) that are done since the last call
-ReadChunk = Callable[[Chunk], bytes]
-_READ = 1 << 20
+ReadChunk = Callable[[Chunk], Plain]
 
 
 def _quiet(files: int, size: int) -> None:
@@ -110,7 +111,7 @@ class Ingest:
 def _pread(fd: int, offset: int, count: int) -> bytes:
     parts = []
     while count:
-        part = os.pread(fd, min(count, _READ), offset)
+        part = os.pread(fd, count, offset)
         if not part:
             break
         parts.append(part)
@@ -146,29 +147,19 @@ class Export:
         self._attributes(entry, path)
 
     def _file(self, entry: Entry, path: bytes) -> None:
-        part = _beside(path)
-        try:
+        with _whole(path) as part:
             with open(part, "xb") as file:
                 file.writelines(self._read(chunk) for _, chunk in iter_chunks(self._nodes, content_of(entry)))
             self._attributes(entry, part)
-            os.replace(part, path)
-        except BaseException:
-            _remove(part)
-            raise
         self._progress(1, entry.size)
 
     def _special(self, entry: Entry, path: bytes) -> None:
-        part = _beside(path)
-        try:
+        with _whole(path) as part:
             if entry.kind == Kind.SYMLINK:
                 os.symlink(entry.more.target, part)
             else:
                 os.mknod(part, entry.st_mode, entry.more.rdev)
             self._attributes(entry, part)
-            os.replace(part, path)
-        except BaseException:
-            _remove(part)
-            raise
         self._progress(1, 0)
 
     def _attributes(self, entry: Entry, path: bytes) -> None:
@@ -179,16 +170,20 @@ class Export:
         os.utime(path, ns=(entry.mtime, entry.mtime), follow_symlinks=False)
 
 
-def _beside(path: bytes) -> bytes:
+@contextmanager
+def _whole(path: bytes) -> Iterator[bytes]:
+    """A path beside `path`, of what takes its place at the end. Errors name `path`."""
     folder, name = os.path.split(path)
-    return os.path.join(folder, b".vfsd-%d-" % os.getpid() + name[:200])
-
-
-def _remove(path: bytes) -> None:
+    part = os.path.join(folder, b".vfsd-%d-" % os.getpid() + name[:200])
     try:
-        os.unlink(path)
-    except FileNotFoundError:
-        pass
+        yield part
+        os.replace(part, path)
+    except BaseException as error:
+        with suppress(OSError):
+            os.unlink(part)
+        if isinstance(error, OSError) and error.filename == part:
+            error.filename = path
+        raise
 
 
 class local_errors:  # noqa: N801  read as a phrase: `with local_errors(path):`

@@ -4,20 +4,24 @@ store (index.survey). For one thread; a pool does the requests.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from itertools import groupby
 
-from vfsd.index.survey import PendingRow, Survey
+from vfsd.index.survey import LeadRow, PendingRow, Survey
+from vfsd.index.verdicts import WHOLE, Blob
 from vfsd.model.entry import Place, Ref
-from vfsd.model.errors import Damaged
+from vfsd.model.errors import Conflict, Damaged, NotFound
 from vfsd.model.ids import CommitId, PackId, hash_bytes
 from vfsd.repo.ahead import ahead
 from vfsd.repo.commit_object import CommitObject, parse
+from vfsd.repo.condemned import Condemned
 from vfsd.repo.guard import pointers_of
-from vfsd.repo.node_walk import AT_ONCE, NodeWalk, Whereabouts, decoded_node
+from vfsd.repo.node_walk import AT_ONCE, MOST_HOPS, NodeWalk, Whereabouts, decoded_node
 from vfsd.store.api import ObjectStore
 from vfsd.store.blob import container_key
-from vfsd.store.moved import Maps
+from vfsd.store.moved import moved_key
 from vfsd.store.pack import NODE, read_directory
 
 PACK, COMMIT = 16, 32  # bytes of the id of a pack and of a commit
@@ -41,14 +45,40 @@ class Marking:
         self._whereabouts = Whereabouts(store, survey)
         self._walk = NodeWalk(store, survey, pool, self._take, progress)
         self._plain: set[bytes] = set()  # containers that are there and marked
-        self._has_directories = False
+        self._twice: set[bytes] = set()  # containers that are there and have a map
+        self._lenient = False
         self.lost = 0
 
     # Roots
 
+    def note_maps(self) -> None:
+        """After maps were listed: where one leads is needed as long as its container is, which may go any moment."""
+        new = self._survey.twice() - self._twice
+        self._twice |= new
+        for container in new:
+            if self._survey.is_marked(container):
+                self._mark(container)
+                live = self._survey.live_blobs(container)
+                for lead in self._survey.leads(container):
+                    if lead.offset in live:
+                        self._survey.add_live(map(_row, self._places(_there(lead))))
+                    if lead.kind == NODE and self._survey.is_needed(container, lead.offset):
+                        for place in self._places(_there(lead)):
+                            self._survey.need_node(place.container, place.offset)
+
+    @contextmanager
+    def lenient(self) -> Iterator[None]:
+        """In the block, what cannot be read leads nowhere: no ref leads to it. A commit that could not be made, because
+        what it shared was deleted, leaves such behind."""
+        self._lenient = True
+        try:
+            yield
+        finally:
+            self._lenient = False
+
     def need(self, container: bytes) -> None:
         """A container is needed for itself: the object of a commit."""
-        self._survey.mark(container)
+        self._mark(container)
 
     def need_tree(self, ref: Ref, why: str) -> None:
         """A tree is needed. Damaged when its root is not there; `why` says what leads to it."""
@@ -59,7 +89,7 @@ class Marking:
         chunks, or for one whose directory is damaged: no ref can lead there."""
         try:
             blobs = read_directory(self._store, PackId(container), size)
-        except Damaged:
+        except (Damaged, NotFound):  # the latter: another run was faster
             return
         for blob in blobs:
             if blob.kind == NODE:
@@ -76,51 +106,123 @@ class Marking:
     # Following
 
     def _node(self, node: bytes, place: Place, why: str) -> None:
-        here = self._find(place)
-        if here is None:
+        found = self._places(place)
+        if not found:
+            if self._lenient:
+                return
+            self.check_there(place.container)
             raise _unreadable(f"{_key(place)} does not have a tree node that {why} leads to")
+        here = found[0]
         if self._survey.need_node(here.container, here.offset):
-            self._survey.mark(here.container)
             self._survey.add_pending(PendingRow(here.container, here.offset, here.length, 0, node))
+            for one in found:
+                self._survey.need_node(one.container, one.offset)
+                self._mark(one.container)
             if self._measure:
-                self._survey.add_live([(here.container, here.offset, here.length)])
+                self._survey.add_live(map(_row, found))
 
     def _take(self, row: PendingRow, stored: bytes) -> None:
         key = container_key(row.container)
         try:
             node = decoded_node(stored, row.expected)
         except Damaged as error:
+            if self._lenient:
+                return
+            if not stored:
+                self.check_there(row.container)
             raise _unreadable(f"{key} is damaged at offset {row.offset}: {error}") from None
         places, refs = pointers_of(node)
         for ref in refs:
             self._node(ref.id, ref.place, key)
-        live = []
+        live: list[tuple[bytes, int, int]] = []
         for place in places:
             if place.container in self._plain and not self._measure:
                 continue
-            here = self._find(place)
-            if here is None:
+            found = self._places(place)
+            if not found:
                 self.lost += 1
                 continue
-            if here is place:
+            if found == [place]:
                 if len(self._plain) >= REMEMBERED:
                     self._plain.clear()
                 if place.container not in self._plain:
                     self._plain.add(place.container)
-                    self._survey.mark(place.container)
+                    self._mark(place.container)
             else:
-                self._survey.mark(here.container)
+                for one in found:
+                    self._mark(one.container)
             if self._measure:
-                live.append((here.container, here.offset, here.length))
+                live += map(_row, found)
         if live:
             self._survey.add_live(live)
 
-    def _find(self, place: Place) -> Place | None:
-        """Where a blob lies; the maps that lead there are needed."""
-        here, hops = self._whereabouts.find(place)
-        for hop in hops if here is not None else ():
-            self._survey.mark(hop)
-        return here
+    def _mark(self, container: bytes) -> None:
+        """A container is needed. If a map of it is there already, so is what that leads to, for all that it holds: it
+        may be needed any moment, and the container be gone."""
+        self._survey.mark(container)
+        if container in self._twice and self._whereabouts.has_map(container):
+            for lead in self._survey.leads(container):
+                for place in self._places(_there(lead)):
+                    self._survey.mark(place.container)
+
+    def _places(self, place: Place) -> list[Place]:
+        """Where the bytes of a blob are, none when they are nowhere: the one that is read first, and as long as that is
+        to go, where its map leads. The maps are needed."""
+        found: list[Place] = []
+        while len(found) < MOST_HOPS:
+            here, hops = self._whereabouts.find(place)
+            if here is None:
+                break
+            for hop in hops:
+                self._survey.mark(hop)
+            found.append(here)
+            if here.container not in self._twice or not self._whereabouts.has_map(here.container):
+                break
+            lead = self._survey.lead(here.container, here.offset)
+            if lead is None:
+                break
+            place = _there(lead)
+        return found
+
+    def check_there(self, container: bytes) -> None:
+        """Conflict when a container was there as this began, and is not any more, or was moved since: another run was
+        faster."""
+        if len(container) not in {PACK, COMMIT}:
+            return
+        is_listed = self._survey.container_size(container) is not None
+        try:
+            self._store.stat(container_key(container) if is_listed else moved_key(container))
+            is_there = True
+        except NotFound:
+            is_there = False
+        if is_there != is_listed and not self._survey.is_moved(container):
+            by = "was deleted or moved by another run of `vfsd gc` or `vfsd compact`: run this again"
+            raise Conflict(f"{container_key(container)} {by}")
+
+    # Names
+
+    def under_all_names(self, lines: Iterable[Condemned]) -> Iterator[Condemned]:
+        """The lines of a list, and behind them what maps call the same blobs: whoever knows one by where it lay before
+        it was moved has to find it condemned, too. No line of these has the offset HEADER."""
+        self._whereabouts.read_maps(self._pool)
+        self._survey.clear_doomed()
+        for line in lines:
+            self._survey.add_doomed(line.container, line.offsets or (WHOLE,))
+            yield line
+        for container, blobs in groupby(self._survey.doomed_elsewhere(), lambda blob: blob[0]):
+            yield Condemned(container, [offset for _, offset in blobs])
+
+    def wherever_moved(self, blobs: Iterable[Blob]) -> Iterator[Blob]:
+        """These blobs, by the names that are given and by where maps say that they lie."""
+        for container, offset in blobs:
+            for _ in range(MOST_HOPS):
+                yield container, offset
+                if not self._whereabouts.has_map(container):
+                    break
+                lead = self._survey.lead(container, offset)
+                if lead is None:
+                    break
+                container, offset = lead.there, lead.now  # noqa: PLW2901
 
     # Afterwards
 
@@ -131,24 +233,18 @@ class Marking:
             self._survey.add_nodes(container, [blob.offset for blob in commit.hints.blobs if blob.kind == NODE])
 
     def unneeded_nodes(self) -> Iterator[tuple[bytes, int]]:
-        """(container, offset) of all tree nodes to which nothing leads and which lie in containers that are needed,
-        under each name that pointers may have for them."""
-        if not self._has_directories:
-            self._read_directories()
-            self._has_directories = True  # what is met later is newer than the listing
+        """(container, offset) of all tree nodes to which nothing leads and which lie in containers that are needed."""
+        self._read_directories()
         yield from self._survey.unneeded_nodes()
-        maps = Maps(self._store)
-        for row in self._survey.marked():
-            if row.moved:
-                for line in maps.get(row.id).lines:
-                    if line.kind == NODE:
-                        here, _ = self._whereabouts.find(line.place)
-                        if here is None or not self._survey.is_needed(here.container, here.offset):
-                            yield row.id, line.offset
 
     def _read_directories(self) -> None:
-        packs = [container for container in self._survey.node_containers() if len(container) == PACK]
-        for container, offsets in ahead(self._pool, self._nodes_in, packs, AT_ONCE):
+        """Of all containers that are needed and may hold nodes, each once."""
+        packs = [
+            (container, self._survey.container_size(container)) for container in self._survey.node_containers()
+            if len(container) == PACK and not self._survey.has(_noted(container))
+        ]  # fmt: skip
+        for (container, _), offsets in ahead(self._pool, self._nodes_in, packs, AT_ONCE):
+            self._survey.is_first(_noted(container))
             self._survey.add_nodes(container, offsets)
         unknown = [
             row.id for row in self._survey.marked()
@@ -157,17 +253,36 @@ class Marking:
         for _, commit in ahead(self._pool, self._commit, unknown, AT_ONCE):
             self.note_commit(commit)
 
-    def _nodes_in(self, container: bytes) -> list[int]:
-        size = self._survey.container_size(container)
-        assert size is not None
-        return [blob.offset for blob in read_directory(self._store, PackId(container), size) if blob.kind == NODE]
+    def _nodes_in(self, pack: tuple[bytes, int | None]) -> list[int]:
+        container, size = pack
+        try:
+            blobs = read_directory(self._store, PackId(container), size or 0)
+        except NotFound:
+            raise _rewritten(container) from None
+        return [blob.offset for blob in blobs if blob.kind == NODE]
 
     def _commit(self, container: bytes) -> CommitObject:
-        return parse(self._store.get(container_key(container))[0], CommitId(container.hex()))[0]
+        try:
+            return parse(self._store.get(container_key(container))[0], CommitId(container.hex()))[0]
+        except NotFound:
+            raise _rewritten(container) from None
+
+
+def _row(place: Place) -> tuple[bytes, int, int]:
+    return place.container, place.offset, place.length
+
+
+def _there(lead: LeadRow) -> Place:
+    return Place(lead.there, lead.now, lead.length)
 
 
 def _noted(container: bytes) -> bytes:
     return hash_bytes(b"noted" + container)[:16]
+
+
+def _rewritten(container: bytes) -> Conflict:
+    """What of it is not needed, and is copied all the same, could not be told from what is."""
+    return Conflict(f"{container_key(container)} was rewritten by `vfsd compact` just now: run this again")
 
 
 def _unreadable(what: str) -> Damaged:

@@ -22,7 +22,7 @@ from vfsd.repo.compare import Comparison, Limits, Look
 from vfsd.repo.ingest import Ingest, local_errors
 from vfsd.repo.refs import check_writable
 from vfsd.repo.repository import Committed, Repository, empty_root, now_ns
-from vfsd.repo.tree import Path, Sub, apply, find
+from vfsd.repo.tree import Path, Sub, apply, find, show
 from vfsd.repo.writer import BlobWriter
 
 BATCH = 50_000  # changed names in one commit: what keeps memory bounded when a large directory comes in
@@ -63,11 +63,15 @@ class Mirror:
         os.close(self._held)
 
     def once(self) -> Round:
-        """Look at everything, in as many commits as it takes; the last round."""
+        """Look at everything, in as many commits as it takes; the last round, with the obstacles of all."""
+        look = Look(whole=True)
+        obstacles: dict[Path, str] = {}
         while True:
-            done = self.round(Look(whole=True))
-            if not done.rest:
-                return done
+            done = self.round(look)
+            obstacles |= done.obstacles
+            look = done.rest
+            if not look:
+                return msgspec.structs.replace(done, obstacles=obstacles)
 
     def round(self, look: Look) -> Round:
         """Look, and make one commit of what differs. NotFound when `is_gone`, or the branch is; ReadOnly when that is a
@@ -141,12 +145,6 @@ class Mirror:
 def _summary(destination: Path, comparison: Comparison) -> str:
     """A commit's message: what it touches."""
     named = comparison.first[:NAMED]
-    text = ", ".join(("" if there else "- ") + one_line((*destination, *path)) for path, there in named)
+    text = ", ".join(("" if there else "- ") + show((*destination, *path)) for path, there in named)
     more = comparison.changed - len(named)
-    return f"{text} and {more} more" if more else text or one_line(destination)
-
-
-def one_line(path: Path) -> str:
-    """A path for messages and logs, whatever bytes its names have."""
-    text = b"/".join(path).decode(errors="backslashreplace")
-    return text if text.isprintable() else text.encode("unicode_escape").decode()
+    return f"{text} and {more} more" if more else text or show(destination)

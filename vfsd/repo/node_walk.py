@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
-from vfsd.index.survey import PendingRow, Survey
+from vfsd.index.survey import LeadRow, PendingRow, Survey
 from vfsd.model.entry import Place
 from vfsd.model.errors import Damaged, NotFound
 from vfsd.model.ids import hash_bytes
@@ -16,7 +16,7 @@ from vfsd.repo.ahead import ahead
 from vfsd.repo.nodes import MAX_NODE
 from vfsd.store.api import ObjectStore
 from vfsd.store.blob import FRAME, MAX_STORED, container_key, decode_blob
-from vfsd.store.moved import Maps
+from vfsd.store.moved import MovedMap, MovedStore, read_map
 
 AT_ONCE = 16  # requests under way
 MAX_LOADED = 64 << 20  # bytes of node containers in memory, where one is not larger
@@ -32,13 +32,16 @@ def decoded_node(stored: bytes, wanted: bytes) -> Node:
     return node
 
 
+def _map_key(container: bytes) -> bytes:
+    return hash_bytes(b"map" + container)[:16]
+
+
 class Whereabouts:
     """Which containers there are, and where blobs of those lie that were moved. For one thread."""
 
     def __init__(self, store: ObjectStore, survey: Survey) -> None:
         self._store = store
         self._survey = survey
-        self._maps = Maps(store)
 
     def size_of(self, container: bytes) -> int | None:
         """Bytes of a pack or commit object; None when it is not there. One that is newer than the listing is found."""
@@ -57,11 +60,44 @@ class Whereabouts:
         hops: list[bytes] = []
         here: Place | None = place
         while here is not None and not self._is_inside(here):
-            if not self._survey.is_moved(here.container) or len(hops) == MOST_HOPS:
+            if len(hops) == MOST_HOPS or not self.has_map(here.container):
                 return None, hops
             hops.append(here.container)
-            here = self._maps.get(here.container).find(here)
+            lead = self._survey.lead(here.container, here.offset)
+            right = lead is not None and lead.length == here.length
+            here = Place(lead.there, lead.now, lead.length) if lead is not None and right else None
         return here, hops
+
+    def has_map(self, container: bytes) -> bool:
+        """Whether a container has a map, which is read once."""
+        if not self._survey.is_moved(container):
+            return False
+        if self._survey.is_first(_map_key(container)):
+            try:
+                self._add(read_map(self._store, container))
+            except NotFound:
+                return False  # deleted since the listing
+        return True
+
+    def read_maps(self, pool: ThreadPoolExecutor) -> None:
+        """Read all maps that were listed. One that is damaged leads nowhere."""
+
+        def read(container: bytes) -> MovedMap | None:
+            try:
+                return read_map(self._store, container)
+            except (NotFound, Damaged):
+                return None
+
+        new = [container for container in self._survey.moved() if not self._survey.has(_map_key(container))]
+        for container, found in ahead(pool, read, new, AT_ONCE):
+            if found is not None and self._survey.is_first(_map_key(container)):
+                self._add(found)
+
+    def _add(self, found: MovedMap) -> None:
+        self._survey.add_leads(
+            LeadRow(found.container, line.offset, line.length, line.kind, line.container, line.now)
+            for line in found.lines
+        )
 
     def _is_inside(self, place: Place) -> bool:
         if not 0 <= place.offset < 1 << 62 or not FRAME <= place.length <= MAX_STORED:
@@ -78,7 +114,7 @@ class NodeWalk:
         self, store: ObjectStore, survey: Survey, pool: ThreadPoolExecutor, take: Take,
         progress: Callable[[str, int], None],
     ) -> None:
-        self._store = store
+        self._store = MovedStore(store)  # what is rewritten meanwhile is read by its map
         self._survey = survey
         self._pool = pool
         self._take = take

@@ -17,6 +17,7 @@ from vfsd.store.blob import container_key, decode_blob, encode_blob
 
 MEMORY_ITEMS = 200_000  # entries of decoded nodes kept in memory: about 100 MB
 MAX_NODE = 64 << 20  # plain bytes; a node is some 10 KiB
+UNSAVED = 32  # nodes that the index does not have yet: it takes several at once as fast as one
 
 
 class NodeSource(Protocol):
@@ -36,6 +37,7 @@ class Nodes:
         # By id; of equal nodes that were stored twice each with its own pointers. Places fill in while they are here.
         self._memory: OrderedDict[bytes, list[tuple[Place, Node]]] = OrderedDict()
         self._items = 0
+        self._unsaved: list[tuple[bytes, bytes]] = []
         self._lock = threading.Lock()
 
     def get(self, ref: Ref) -> Node:
@@ -59,9 +61,20 @@ class Nodes:
     def load(self, ref: Ref) -> Node:
         """Read the node from the store, by its pointer's hint or, where bytes have moved, by what the index knows."""
         stored, node = self._read(ref)
-        self._index.add_nodes([(row_id(ref.id, ref.place), stored)])
         self.keep(ref.id, node, ref.place)
+        with self._lock:
+            self._unsaved.append((row_id(ref.id, ref.place), stored))
+            is_due = len(self._unsaved) >= UNSAVED
+        if is_due:
+            self.save()
         return node
+
+    def save(self) -> None:
+        """Have the index know all that was read."""
+        with self._lock:
+            rows, self._unsaved = self._unsaved, []
+        if rows:
+            self._index.add_nodes(rows)
 
     def stored(self, ref: Ref) -> Node:
         """The node with just the pointers that it has in the store at `ref`: one of the same id may have others."""
@@ -71,6 +84,7 @@ class Nodes:
         """Forget all nodes, in memory and in the index."""
         with self._lock:
             self._memory.clear()
+            self._unsaved.clear()
             self._items = 0
         self._index.forget_nodes()
 
@@ -89,6 +103,7 @@ class Nodes:
             node = decode_node(decode_blob(stored, MAX_NODE))
             check_node(node, ref.id)
         except Damaged as error:
+            self._containers.forget(place.container)
             raise Damaged(f"{container_key(place.container)} at {place.offset}: {error}") from None
         return stored, node
 
@@ -102,6 +117,12 @@ class Nodes:
             self._items += len(node.items)
             while self._items > MEMORY_ITEMS and len(self._memory) > 1:
                 self._items -= sum(len(old.items) for _, old in self._memory.popitem(last=False)[1])
+
+    def replace(self, node_id: bytes, node: Node, place: Place) -> None:
+        """Put a node into memory in the place of an equal one there that has other pointers."""
+        with self._lock:
+            there = self._memory.get(node_id, [])
+            there[:] = [(at, node if at is place else known) for at, known in there]
 
     def drop(self, node_ids: Iterable[bytes]) -> None:
         """Take nodes out of memory that never came to be stored: their places point nowhere."""

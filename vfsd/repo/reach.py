@@ -59,6 +59,7 @@ class Reach:
         self._trees = trees
         self._progress = progress
         self._queue: deque[CommitId] = deque()
+        self._has_listed = False
         self.named: set[CommitId] = set()  # by a branch or a tag: these are never dropped
         self.marking = Marking(self._store, survey, pool, measure=measure, progress=progress)
 
@@ -68,13 +69,20 @@ class Reach:
         """What there is, before anything is followed: whatever is written later is not looked at."""
         for prefix, size in (("packs/", PACK), ("commits/", COMMIT)):
             self._survey.add_containers(_listed(self._store.list(prefix), {size}))
+        self._list_maps()
+
+    def _list_maps(self) -> None:
         self._survey.add_moved(_listed(self._store.list(MOVED), {PACK, COMMIT}))
+        self.marking.note_maps()
 
     # Following
 
     def follow(self) -> None:
-        """Follow all refs as they are now."""
+        """Follow all refs as they are now; again, with what compact has done meanwhile."""
         self._drops.refresh()
+        if self._has_listed:
+            self._list_maps()
+        self._has_listed = True
         kinds: tuple[tuple[str, type[BranchHead | Tag]], ...] = (("refs/", BranchHead), ("tags/", Tag))
         for prefix, kind in kinds:
             for _, data in ahead(self._pool, self._get, self._store.list(prefix), 2 * AT_ONCE):
@@ -91,13 +99,14 @@ class Reach:
     def follow_young(self, since: float) -> None:
         """Follow what no ref leads to and is younger than `since` (s since 1970, by the store's clock)."""
         young = [row for row in self._survey.unmarked() if row.modified >= since and not row.moved]
-        for row in young:
-            if len(row.id) == PACK:
-                self.marking.need_nodes(row.id, row.size)
-            elif self._drops.find(CommitId(row.id.hex())) is None:
-                self._want(CommitId(row.id.hex()))
-        self._follow_commits(lenient=True)
-        self.marking.drain()
+        with self.marking.lenient():
+            for row in young:
+                if len(row.id) == PACK:
+                    self.marking.need_nodes(row.id, row.size)
+                elif self._drops.find(CommitId(row.id.hex())) is None:
+                    self._want(CommitId(row.id.hex()))
+            self._follow_commits(lenient=True)
+            self.marking.drain()
 
     def is_kept(self, commit: CommitId) -> bool:
         """Whether a commit is reachable with its contents."""
@@ -128,10 +137,11 @@ class Reach:
         nowhere."""
         while self._queue:
             wave = [self._queue.popleft() for _ in range(min(WAVE, len(self._queue)))]
-            for _, found in ahead(self._pool, self._load, wave, AT_ONCE):
+            for one, found in ahead(self._pool, self._load, wave, AT_ONCE):
                 if not isinstance(found, Damaged):
                     self._commit(found)
                 elif not lenient:
+                    self.marking.check_there(bytes.fromhex(one))
                     raise Damaged(f"{found}: nothing is deleted; `vfsd fsck` says more")
 
     def _load(self, wanted: CommitId) -> _Read | Damaged:
@@ -156,12 +166,32 @@ class Reach:
                 raise Damaged(f"{commit_key(commit.id)} is gone, which a ref names: `vfsd fsck` says more")
             self._survey.is_first(_key(b"kept", commit.id))
             self.marking.need(bytes.fromhex(commit.id))
-            for ref in commit.roots:
-                self.marking.need_tree(ref, f"commit {commit.id[:SHORT]}")
+            if commit.root.node is not None:
+                self.marking.need_tree(commit.root.node, f"commit {commit.id[:SHORT]}")
             self.marking.visit(bytes.fromhex(commit.id), data)
         for other in (*commit.header.parents, *commit.ancestors):
             self._want(other)
         self._survey.add_edges(edge.commit for edge in commit.header.provenance)
+
+    # Headers
+
+    def follow_headers(self) -> None:
+        """Follow what only headers lead to: of commits that are there though no ref leads to them, and of those that
+        others were made from. What cannot be read leads nowhere."""
+        rows = list(self._survey.unmarked())
+        waiting = [CommitId(row.id.hex()) for row in rows if len(row.id) == COMMIT and not row.moved]
+        waiting += [CommitId(commit) for commit in self._survey.edges()]
+        while waiting:
+            wave = [one for one in waiting if not self.leads_to(one) and self._survey.is_first(_key(b"header", one))]
+            waiting = []
+            for _, found in ahead(self._pool, self._load, wave, AT_ONCE):
+                if not isinstance(found, Damaged):
+                    header = found.commit.header
+                    waiting += [*header.parents, *(edge.commit for edge in header.provenance)]
+
+    def leads_to(self, commit: CommitId) -> bool:
+        """Whether anything that was followed has this commit's id, or is it."""
+        return self._survey.has(_key(b"commit", commit)) or self._survey.has(_key(b"header", commit))
 
     # Lineage
 

@@ -26,7 +26,6 @@ from vfsd.store.moved import without_maps
 from vfsd.store.pack import CHUNK, HEAD, Blob, read_directory
 
 PARALLEL = 16  # objects read at once
-SETTLED_S = 86400.0  # seconds after which a container's writer is done; no run of gc takes as long
 _BATCH = 500  # commits a transaction
 _PACK_NAME = re.compile(r"[0-9a-f]{32}")
 _COMMIT_NAME = re.compile(r"[0-9a-f]{64}")
@@ -71,8 +70,6 @@ class _Rebuild:
         self._blobs = 0
         self._parents: dict[CommitId, tuple[CommitId, ...]] = {}
         self._problems: list[str] = []
-        newest = max((stat.modified for stat in self._store.list("refs/")), default=0.0)  # no later than now
-        self._settled = newest - SETTLED_S
 
     def result(self) -> RebuildResult:
         counts = self._counts
@@ -102,7 +99,7 @@ class _Rebuild:
                 self._problems.append(str(blobs))
             elif blobs is not None:
                 container = bytes.fromhex(stat.key.rpartition("/")[2])
-                self._places(container, blobs, stat.modified)
+                self._places(container, blobs)
                 self._count("packs")
 
     def _pack(self, stat: Stat) -> list[Blob] | Damaged | None:
@@ -121,24 +118,23 @@ class _Rebuild:
             return None
         return blobs
 
-    def _places(self, container: bytes, blobs: Sequence[Blob], modified: float) -> None:
-        """What lies in a container may be shared from now on; nodes of a young one not: its writer may be at work yet,
-        and what they point to may be condemned before it asks (see BlobWriter)."""
-        is_settled = modified < self._settled
-        shared = [blob for blob in blobs if is_settled or blob.kind == CHUNK]
-        self._index.add_places([PlaceRow(blob.id, container, blob.offset, blob.length) for blob in shared])
+    def _places(self, container: bytes, blobs: Sequence[Blob]) -> None:
+        """The chunks in a container may be shared from now on. Nodes may not: one to which nothing leads, as they lie
+        beside others, may point to what was deleted, and nothing in the store says so for ever."""
+        chunks = [blob for blob in blobs if blob.kind == CHUNK]
+        self._index.add_places([PlaceRow(blob.id, container, blob.offset, blob.length) for blob in chunks])
         self._blobs += len(blobs)
 
     # Commits
 
     def commits(self, pool: ThreadPoolExecutor) -> None:
         rows: list[CommitRow] = []
-        for stat, found in ahead(pool, self._commit, self._store.list("commits/"), 2 * PARALLEL):
+        for _, found in ahead(pool, self._commit, self._store.list("commits/"), 2 * PARALLEL):
             if isinstance(found, Damaged):
                 self._problems.append(str(found))
             elif found is not None:
                 commit, head = found
-                self._places(bytes.fromhex(commit.id), commit.hints.blobs, stat.modified)
+                self._places(bytes.fromhex(commit.id), commit.hints.blobs)
                 self._parents[commit.id] = commit.header.parents
                 rows.append(CommitRow(commit.id, tuple(edge.commit for edge in commit.header.provenance), head))
                 self._count("commits")

@@ -89,10 +89,12 @@ class Refs:
 
     # Branch heads
 
-    def create_branch(self, repo: str, branch: str, commit: CommitId | None, now: int, pipeline: str = "") -> Head:
+    def create_branch(
+        self, repo: str, branch: str, commit: CommitId | None, now: int, pipeline: str = "", ticked: int = 0
+    ) -> Head:
         """AlreadyExists when there is one of that name. The repo must be there."""
         check_label("branch", branch)
-        head = BranchHead(commit=commit, nonce=nonce(), moved=now, pipeline=pipeline)
+        head = BranchHead(commit=commit, nonce=nonce(), moved=now, pipeline=pipeline, ticked=ticked)
         try:
             etag = self._store.put_if_absent(ref_key(repo, branch), encode(head))
         except Conflict:
@@ -112,17 +114,25 @@ class Refs:
 
     def move(self, old: Head, commit: CommitId | None, now: int) -> Head:
         """Move a branch from the version `old`; Conflict when somebody else moved or deleted it."""
-        head = BranchHead(commit=commit, nonce=nonce(), moved=now, pipeline=old.head.pipeline)
+        head = msgspec.structs.replace(old.head, commit=commit, nonce=nonce(), moved=now)
         key = ref_key(old.repo, old.branch)
         return Head(old.repo, old.branch, head, self._store.put_if_match(key, encode(head), old.etag))
 
-    def touch(self, old: Head, *, copies: int | None = None) -> Head:
-        """Write a branch head again as it is, with a fresh nonce: whoever read it before cannot move it any more.
-        copies: as in BranchHead, if that has changed. Conflict when somebody else moved or deleted it."""
-        known = old.head.copies if copies is None else copies
-        head = msgspec.structs.replace(old.head, nonce=nonce(), copies=known)
+    def mark(self, old: Head, head: BranchHead) -> Head:
+        """Write a branch head again with what else it says, and a fresh nonce: whoever read it before cannot move it
+        any more. Conflict when somebody else moved or deleted it."""
+        head = msgspec.structs.replace(head, nonce=nonce())
         key = ref_key(old.repo, old.branch)
         return Head(old.repo, old.branch, head, self._store.put_if_match(key, encode(head), old.etag))
+
+    def touch(self, old: Head) -> Head:
+        """Write a branch head again as it is: see `mark`."""
+        return self.mark(old, old.head)
+
+    def hand_over(self, old: Head, holder: str, epoch: int) -> Head:
+        """Give an output branch to a runner, in a new epoch: who had it before cannot move it any more. Conflict when
+        somebody else moved or deleted it."""
+        return self.mark(old, msgspec.structs.replace(old.head, holder=holder, epoch=epoch))
 
     def branches(self, repo: str | None = None) -> Iterator[tuple[str, str, ETag]]:
         """(repo, branch, etag) of the branches of `repo`, or of all: one listing."""
@@ -188,9 +198,19 @@ class Refs:
             yield GlobalId(folder)
 
 
+def kept_from_users(repo: str, branch: str, head: BranchHead) -> str:
+    """Why users may not write to a branch; empty when they may."""
+    pipeline = head.pipeline
+    if head.trigger is not None:
+        return f"{repo}/{branch} is moved by its trigger to where {head.trigger.branch} is: write to that"
+    if not pipeline:
+        return ""
+    if pipeline != repo:
+        return f"{repo}/{branch} has the ticks of pipeline {pipeline}: `vfsd pipeline run-cron {pipeline}` makes one"
+    return f"{repo}/{branch} is the output of pipeline {pipeline}: only the pipeline writes to it"
+
+
 def check_writable(head: Head) -> None:
-    """ReadOnly for a branch that belongs to a pipeline."""
-    if head.head.pipeline:
-        raise ReadOnly(
-            f"{head.repo}/{head.branch} is the output of pipeline {head.head.pipeline}: only the pipeline writes to it"
-        )
+    """ReadOnly for a branch that users may not write to."""
+    if why := kept_from_users(head.repo, head.branch, head.head):
+        raise ReadOnly(why)

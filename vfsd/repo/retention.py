@@ -158,7 +158,8 @@ def protected(repository: Repository) -> dict[CommitId, str]:
         if head is not None:
             found[head] = f"{repo}/{branch} stands at it"
             for edge in repository.commits.get(head).header.provenance:
-                found.setdefault(edge.commit, f"{repo}/{branch} was made from it")
+                if not edge.kind:  # what was only seen binds nobody
+                    found.setdefault(edge.commit, f"{repo}/{branch} was made from it")
     return found
 
 

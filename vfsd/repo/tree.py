@@ -8,8 +8,10 @@ from typing import Union
 
 import msgspec
 
-from vfsd.model.entry import Entry, Kind, directory
+from vfsd.model.entry import Chunk, Entry, Kind, directory
 from vfsd.model.errors import NotFound, Refused
+from vfsd.model.shown import shown_name
+from vfsd.repo.chunklist import content_of, iter_chunks
 from vfsd.repo.directory import NodeSink, edit, entries, lookup
 from vfsd.repo.nodes import NodeSource
 
@@ -33,7 +35,7 @@ Change = Union[Entry, None, Sub]  # noqa: UP007  msgspec.Struct is not there yet
 
 def show(path: Path) -> str:
     """A path for people: `a/b`, `.` for the root."""
-    return b"/".join(path).decode(errors="backslashreplace") or "."
+    return shown_name(b"/".join(path)) or "."
 
 
 def find(nodes: NodeSource, root: Entry, path: Path) -> Entry:
@@ -105,3 +107,12 @@ def _brings(sub: Sub) -> bool:
     if sub.attributes is not None:
         return True
     return any(_brings(change) if isinstance(change, Sub) else change is not None for change in sub.changes.values())
+
+
+def chunks_below(nodes: NodeSource, entry: Entry) -> Iterator[Chunk]:
+    """The chunks of a file, or of all files below a directory in the order of paths, which is how they lie in packs."""
+    files = [entry] if entry.kind == Kind.FILE else (below for _, below in walk(nodes, entry))
+    for file in files:
+        if file.kind == Kind.FILE:
+            for _, chunk in iter_chunks(nodes, content_of(file)):
+                yield chunk

@@ -49,12 +49,13 @@ class Problem(msgspec.Struct, frozen=True):
 
 class BadBlob(msgspec.Struct, frozen=True):
     """A blob that is not where a pointer says, or not as it was: `kind` as in packs; size: plain bytes of a chunk, 0 of
-    a node."""
+    a node. copy: where the store has it as it was, None when nowhere."""
 
     kind: int
     id: bytes
     place: Place
     size: int
+    copy: Place | None = None
 
 
 class Span(msgspec.Struct, frozen=True):
@@ -77,7 +78,7 @@ class TreeCheck:
     def __init__(
         self, store: ObjectStore, index: Index, survey: Survey, pool: ThreadPoolExecutor, *, read_data: bool,
         tell: Callable[[Problem], None], progress: Callable[[str, int], None],
-        bad: Callable[[BadBlob], None] = lambda blob: None,
+        bad: Callable[[BadBlob], None], bad_directory: Callable[[bytes], None],
     ) -> None:
         self._store = store
         self._index = index
@@ -86,6 +87,7 @@ class TreeCheck:
         self._read_data = read_data
         self._tell = tell
         self._bad = bad
+        self._bad_directory = bad_directory
         self._progress = progress
         self._has_directories = False
         self._whereabouts = Whereabouts(store, survey)
@@ -137,16 +139,18 @@ class TreeCheck:
 
     def _bad_node(self, row: PendingRow, expected: Expected, error: str) -> None:
         key = container_key(row.container)
-        self._bad(BadBlob(NODE, expected.ref.id, Place(row.container, row.offset, row.length), 0))
+        bad = BadBlob(NODE, expected.ref.id, Place(row.container, row.offset, row.length), 0)
         what = f"{key} is damaged at offset {row.offset}: {error}"
-        for other in self._others(expected.ref.id, Place(row.container, row.offset, row.length)):
+        for other in self._others(expected.ref.id, bad.place):
             try:
                 node = decoded_node(read_stored(self._store, other), expected.ref.id)
             except Damaged:
                 continue
+            self._bad(msgspec.structs.replace(bad, copy=other))
             self._told(row.step, b"", what, _whole_copy(key, other))
             self._follow(row.step, node, expected)
             return
+        self._bad(bad)
         self._told(row.step, b"", f"{what}, and all below cannot be read", back_from_backup(key))
 
     def _follow(self, step: int, node: Node, expected: Expected) -> None:
@@ -190,24 +194,41 @@ class TreeCheck:
         """Where the bytes of a blob are, by the pointer, the index or, with a problem, the directories; None, with a
         problem, when they are nowhere."""
         blob, place = pointer.id, pointer.place
-        found, _ = self._whereabouts.find(place)
-        if found is None:
-            known = self._index.place(blob)
-            if known is not None:
-                found, _ = self._whereabouts.find(Place(known.container, known.offset, known.length))
+        found = self._find(place)
         if found is not None:
             return found
         if not self._survey.is_first(hash_bytes(b"lost" + blob + _ENCODE(place))[:16]):
             return None
-        self._bad(pointer)
         what, key = self._missing(place)
         for other in self._others(blob, place):
-            self._told(step, name, what, f"`vfsd index rebuild` lets this node find the copy in {_key(other)}")
-            return other
+            if self._is_whole(pointer, other):
+                self._bad(msgspec.structs.replace(pointer, copy=other))
+                self._told(step, name, what, f"`vfsd fsck --repair` leads to the copy in {_key(other)}")
+                return other
+        self._bad(pointer)
         path = hash_bytes(b"lost" + self._where(step, name).encode(errors="surrogateescape") + place.container)
         if self._survey.is_first(path[:16]):  # of a large file in one pack one line is enough
             self._told(step, name, f"{what}, and its bytes are nowhere else", back_from_backup(key))
         return None
+
+    def _find(self, place: Place) -> Place | None:
+        """Where the bytes of a place are. A map that cannot be read, which is told once, leads nowhere."""
+        try:
+            return self._whereabouts.find(place)[0]
+        except Damaged as error:
+            key, _, what = str(error).partition(": ")
+            self._tell(Problem(key, what, back_from_backup(key)))
+            return None
+
+    def _is_whole(self, blob: BadBlob, place: Place) -> bool:
+        try:
+            if blob.kind == NODE:
+                decoded_node(read_stored(self._store, place), blob.id)
+            else:
+                read_chunk(self._store, Chunk(ChunkId(blob.id), blob.size, place))
+        except Damaged:
+            return False
+        return True
 
     def _missing(self, place: Place) -> tuple[str, str]:
         """(what is wrong with a place, the object's key)."""
@@ -227,7 +248,7 @@ class TreeCheck:
             self._has_directories = True
             self.check_directories(keep=True)
         for row in (*([known] if known else []), *self._survey.blobs(blob)):
-            place, _ = self._whereabouts.find(Place(row.container, row.offset, row.length))
+            place = self._find(Place(row.container, row.offset, row.length))
             if place is not None and (place.container, place.offset) != (bad.container, bad.offset):
                 yield place
 
@@ -240,6 +261,8 @@ class TreeCheck:
             if isinstance(found, Damaged):
                 key = container_key(container)
                 told = str(found).removeprefix(f"{key}: ")
+                if len(container) == 16:
+                    self._bad_directory(container)
                 self._tell(Problem(key, told, back_from_backup(key)))
             elif keep:
                 rows = [PlaceRow(blob.id, container, blob.offset, blob.length) for blob in found]
@@ -306,14 +329,13 @@ class TreeCheck:
 
     def _bad_chunk(self, row: ChunkRow, error: str) -> None:
         key = container_key(row.container)
-        self._bad(BadBlob(CHUNK, row.id, Place(row.container, row.offset, row.length), row.size))
-        for other in self._others(row.id, Place(row.container, row.offset, row.length)):
-            try:
-                read_chunk(self._store, Chunk(ChunkId(row.id), row.size, other))
-            except Damaged:
-                continue
-            self._told(row.step, row.name, error, _whole_copy(key, other))
-            return
+        bad = BadBlob(CHUNK, row.id, Place(row.container, row.offset, row.length), row.size)
+        for other in self._others(row.id, bad.place):
+            if self._is_whole(bad, other):
+                self._bad(msgspec.structs.replace(bad, copy=other))
+                self._told(row.step, row.name, error, _whole_copy(key, other))
+                return
+        self._bad(bad)
         remedy = f"{back_from_backup(key)}; without one, put the file again with a fresh index"
         self._told(row.step, row.name, error, remedy)
 
@@ -332,4 +354,4 @@ def _key(place: Place) -> str:
 
 
 def _whole_copy(key: str, other: Place) -> str:
-    return f"readers with an index find a whole copy in {_key(other)}; for those without, {back_from_backup(key)}"
+    return f"`vfsd fsck --repair` puts the copy in {_key(other)} in its place; or {back_from_backup(key)}"

@@ -6,8 +6,11 @@ loaded together, and no more is under way than BUDGET.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from itertools import takewhile
 
+from vfsd.cache.bulk import runs
 from vfsd.model.entry import Chunk
 from vfsd.model.errors import NotCached, VfsdError
 from vfsd.repo.chunklist import Content, iter_chunks
@@ -15,6 +18,7 @@ from vfsd.repo.nodes import NodeSource
 from vfsd.serve.loads import Loads
 
 FIRST, LAST = 2 << 20, 64 << 20  # bytes ahead
+STEP = 16 << 20  # bytes by which a large window goes on: the next requests are to be sent before the last ones are read
 TOGETHER = 8 << 20  # bytes that one load brings at most
 BUDGET = 256 << 20  # bytes under way, of all readers
 NEAR = 8 << 20  # bytes off the expected place that are no jump: the kernel's own readahead asks side by side
@@ -23,13 +27,22 @@ NEAR = 8 << 20  # bytes off the expected place that are no jump: the kernel's ow
 class Reader:
     """One open file's position, as far as it can be guessed from its reads."""
 
-    __slots__ = ("expected", "is_gone", "reached", "window")
+    __slots__ = ("expected", "is_gone", "is_looking", "reached", "window")
 
     def __init__(self) -> None:
         self.expected = 0
         self.reached = 0
         self.window = 0
         self.is_gone = False
+        self.is_looking = False  # what to load is being looked for
+
+    def is_short(self, content: Content) -> bool:
+        """Whether a step of the window was not looked at yet, or half of a small one."""
+        step = min(STEP, self.window // 2)
+        return bool(
+            self.window and not self.is_gone
+            and self.reached < content.size and self.reached - self.expected <= self.window - step
+        )
 
     def close(self) -> None:
         """Nobody reads here any more: what has not begun to be loaded is not."""
@@ -39,15 +52,16 @@ class Reader:
 class Readahead:
     """Decides what to load ahead, and has it loaded in a nursery.
 
-    is_here: whether a chunk is at hand, without waiting. fetch: brings chunks there; blocks.
+    nodes: may block. lacking: those of some chunks that are not here, without waiting. fetch: brings chunks here;
+    blocks.
     """
 
     def __init__(
-        self, nodes: NodeSource, is_here: Callable[[Chunk], bool], fetch: Callable[[list[Chunk]], None], loads: Loads,
-        start: Callable[..., None],
+        self, nodes: NodeSource, lacking: Callable[[Sequence[Chunk]], Sequence[Chunk]],
+        fetch: Callable[[list[Chunk]], None], loads: Loads, start: Callable[..., None],
     ) -> None:
         self._nodes = nodes
-        self._is_here = is_here
+        self._lacking = lacking
         self._fetch = fetch
         self._loads = loads
         self._start = start
@@ -60,44 +74,57 @@ class Readahead:
             reader.window, reader.reached, reader.expected = 0, 0, end
         elif reader.expected < end < content.size:
             reader.window = min(max(FIRST, reader.window * 2), LAST)
-        reader.expected = end = max(reader.expected, end)
-        if reader.window and reader.reached - end < reader.window // 2:
-            self._load_ahead(reader, content, max(end, reader.reached), end + reader.window)
+        reader.expected = max(reader.expected, end)
+        if not reader.is_looking and reader.is_short(content):
+            reader.is_looking = True
+            self._start(self._look_ahead, reader, content)
 
-    def _load_ahead(self, reader: Reader, content: Content, start: int, end: int) -> None:
-        self.load(reader, self._wanted(reader, content, start, end))
+    async def _look_ahead(self, reader: Reader, content: Content) -> None:
+        """Find in a thread, beside the event loop, what is to be loaded: thousands of chunks."""
+        try:
+            while reader.is_short(content):
+                reached, expected = reader.reached, reader.expected
+                start, end = max(expected, reached), expected + reader.window
+                found = await self._loads.beside(partial(self._coming, content, start, end))
+                if reader.reached == reached and expected <= reader.expected <= end:  # else it jumped meanwhile
+                    reader.reached = end
+                    self._begin(reader, found)
+        except VfsdError:
+            pass  # as in _load
+        finally:
+            reader.is_looking = False
 
-    def load(self, reader: Reader, wanted: Iterable[Chunk]) -> None:
-        """Have chunks that are not here loaded; what is over the budget, or under way already, is left out."""
-        for chunks in runs(chunk for chunk in wanted if not self._loads.is_running(chunk.id)):
+    def _coming(self, content: Content, start: int, end: int) -> list[list[Chunk]]:
+        """Blocks: the requests that bring what is not here, from one byte to another."""
+        chunks = [chunk for _, chunk in takewhile(lambda one: one[0] < end, iter_chunks(self._nodes, content, start))]
+        return in_order(self._lacking(chunks))
+
+    def load(self, reader: Reader, wanted: Sequence[Chunk]) -> None:
+        """Have chunks that are not here loaded."""
+        self._begin(reader, in_order(self._lacking(wanted)))
+
+    def _begin(self, reader: Reader, coming: Iterable[list[Chunk]]) -> None:
+        """What is over the budget, or under way already, is left out."""
+        for run in coming:
+            chunks = [chunk for chunk in run if not self._loads.is_running(chunk.id)]
             if self._under_way >= BUDGET:
                 return
             size = sum(chunk.size for chunk in chunks)
-            self._under_way += size
-            self._start(self._load, reader, chunks, size)
+            if chunks:
+                self._under_way += size
+                self._start(self._load, reader, chunks, size)
 
-    def _wanted(self, reader: Reader, content: Content, start: int, end: int) -> Iterator[Chunk]:
-        """The chunks up to `end` that are not here."""
-        try:
-            for at, chunk in iter_chunks(self._nodes, content, start):
-                if at >= end:
-                    return
-                reader.reached = at + chunk.size
-                if not self._is_here(chunk):
-                    yield chunk
-        except NotCached:
-            pass  # a part of the chunk list is not here; the reader itself will ask for it
+    def prepare(self, miss: NotCached, then: Callable[[bool], None]) -> None:
+        """Have loaded what is missing for looking further ahead. then: is told whether it is here."""
+        self._start(self._prepare, miss, then)
 
-    def prepare(self, miss: NotCached) -> None:
-        """Have loaded what is missing for looking further ahead."""
-        if not self._loads.is_running(miss.key):
-            self._start(self._prepare, miss)
-
-    async def _prepare(self, miss: NotCached) -> None:
+    async def _prepare(self, miss: NotCached, then: Callable[[bool], None]) -> None:
         try:
             await self._loads.load(miss)
         except VfsdError:
-            pass  # as below
+            then(False)  # as below
+        else:
+            then(True)
 
     async def _load(self, reader: Reader, chunks: list[Chunk], size: int) -> None:
         try:
@@ -110,20 +137,8 @@ class Readahead:
             self._under_way -= size
 
 
-def runs(chunks: Iterable[Chunk]) -> Iterator[list[Chunk]]:
-    """Chunks that lie behind one another in one container, up to TOGETHER bytes of them."""
-    run: list[Chunk] = []
-    size = 0
-    for chunk in chunks:
-        if run and (size + chunk.size > TOGETHER or not _follows(run[-1], chunk)):
-            yield run
-            run, size = [], 0
-        run.append(chunk)
-        size += chunk.size
-    if run:
-        yield run
-
-
-def _follows(one: Chunk, other: Chunk) -> bool:
-    place, behind = one.place, other.place
-    return place.container == behind.container and place.offset + place.length == behind.offset
+def in_order(chunks: Sequence[Chunk]) -> list[list[Chunk]]:
+    """The chunks by the requests that bring them, that one first which brings what is wanted first. A file that was
+    edited often lies in many pieces, turn by turn in old packs and new ones; most of them still come together."""
+    turn = {chunk.id: at for at, chunk in enumerate(chunks)}
+    return sorted(runs(chunks, TOGETHER), key=lambda run: min(turn[chunk.id] for chunk in run))

@@ -7,7 +7,7 @@ directories as well.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import islice
 
 from vfsd.model.entry import Chunk, Entry, Kind, Ref
@@ -28,23 +28,25 @@ MOST = 8192  # files ahead
 
 
 class Trail:
-    """One directory's reading. coming: names behind the last one read; ahead: bytes behind it that were loaded."""
+    """One directory's reading. name: the last one that went on; coming: names behind it; ahead: bytes behind it that
+    were loaded. is_looking: a part of the tree is being loaded to look further ahead."""
 
-    __slots__ = ("ahead", "coming", "run", "window")
+    __slots__ = ("ahead", "coming", "is_looking", "name", "run", "window")
 
     def __init__(self, coming: list[bytes]) -> None:
         self.coming = coming
         self.run = 1
         self.ahead = 0
         self.window = 0
+        self.name = b""
+        self.is_looking = False
 
 
 class Trails:
     """Sees which files are read, and has Readahead load the next ones."""
 
-    def __init__(self, nodes: NodeSource, has: Callable[[Chunk], bool], readahead: Readahead) -> None:
+    def __init__(self, nodes: NodeSource, readahead: Readahead) -> None:
         self._nodes = nodes
-        self._has = has
         self._readahead = readahead
         self._trails: OrderedDict[int, Trail] = OrderedDict()
         self._last: Trail | None = None  # that went on
@@ -67,7 +69,7 @@ class Trails:
             else:
                 self._go_on(trail, directory, name, size)
         except NotCached as miss:
-            self._readahead.prepare(miss)  # a part of the tree
+            self._readahead.prepare(miss, lambda _: None)  # a part of the tree
 
     def _begin(self, directory: SnapNode | WorkNode, name: bytes, before: Trail | None = None) -> Trail:
         """A new trail; one that goes on in another directory where `before` has come to the end of its own."""
@@ -87,6 +89,7 @@ class Trails:
 
     def _go_on(self, trail: Trail, directory: SnapNode | WorkNode, name: bytes, size: int) -> None:
         self._last = trail
+        trail.name = name
         del trail.coming[: trail.coming.index(name) + 1]
         if len(trail.coming) < NEAR // 2:
             trail.coming = self._names_behind(directory, name)
@@ -94,22 +97,38 @@ class Trails:
         trail.ahead = max(0, trail.ahead - size)
         if trail.run >= RUN and trail.ahead <= trail.window // 2:
             trail.window = min(max(FIRST, trail.window * 2), LAST)
-            self._load_ahead(trail, directory, name)
+            self._load_ahead(trail, directory)
 
-    def _load_ahead(self, trail: Trail, directory: SnapNode | WorkNode, name: bytes) -> None:
+    def _load_ahead(self, trail: Trail, directory: SnapNode | WorkNode) -> None:
         wanted: list[Chunk] = []
+        misses: list[NotCached] = []
         passed = 0
         try:
-            for entry in islice(files_behind(self._nodes, directory, name), MOST):
+            for entry in islice(files_behind(self._nodes, directory, trail.name), MOST):
                 if passed >= trail.window:
                     break
                 passed += entry.size
                 if passed > trail.ahead and entry.size <= SMALL:
-                    chunks = (chunk for _, chunk in iter_chunks(self._nodes, content_of(entry)))
-                    wanted += [chunk for chunk in chunks if not self._has(chunk)]
-        finally:
-            trail.ahead = passed
-            self._readahead.load(Reader(), wanted)
+                    try:
+                        wanted += [chunk for _, chunk in iter_chunks(self._nodes, content_of(entry))]
+                    except NotCached as miss:
+                        misses.append(miss)
+        except NotCached as miss:
+            misses.append(miss)
+        if misses:
+            # Lists of chunks, or a part of the tree: all of them are loaded first, so that chunks come by large runs.
+            if not trail.is_looking:
+                trail.is_looking = True
+                walk = NotCached(misses[0].key, lambda: [miss.load() for miss in misses])
+                self._readahead.prepare(walk, lambda here: self._look_again(trail, directory, here=here))
+            return
+        trail.ahead = max(trail.ahead, passed)
+        self._readahead.load(Reader(), wanted)
+
+    def _look_again(self, trail: Trail, directory: SnapNode | WorkNode, *, here: bool) -> None:
+        trail.is_looking = False
+        if here:
+            self._load_ahead(trail, directory)
 
 
 def files_behind(nodes: NodeSource, directory: SnapNode | WorkNode, name: bytes) -> Iterator[Entry]:

@@ -12,7 +12,8 @@ Runs in the event loop's thread and never blocks: NotCached says what is to be l
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from vfsd.model.entry import Entry, Kind
 from vfsd.model.errors import NotCached, NotFound, ReadOnly, Refused, VfsdError
@@ -20,9 +21,9 @@ from vfsd.model.ids import CommitId, GlobalId, is_global_id
 from vfsd.model.location import Location, split_branch
 from vfsd.model.names import DEFAULT_BRANCH
 from vfsd.model.rev import parse_rev
-from vfsd.repo.chunklist import content_of
+from vfsd.repo.chunklist import Content, content_of
 from vfsd.repo.commit_object import CommitObject
-from vfsd.repo.content import ChunkSource, read_content
+from vfsd.repo.content import ChunkSource, read_pieces
 from vfsd.repo.directory import entries, lookup
 from vfsd.repo.global_view import as_of_global
 from vfsd.repo.repository import Repository, empty_root, now_ns
@@ -31,6 +32,9 @@ from vfsd.worktree.links import inode_number
 from vfsd.worktree.live import LiveBranches
 from vfsd.worktree.node import WorkNode
 from vfsd.worktree.worktree import MAX_NAME
+
+if TYPE_CHECKING:
+    from vfsd.serve.outlets import Outlets
 
 MAX_SNAPSHOTS = 4096  # resolved revs remembered
 
@@ -84,6 +88,7 @@ class View:
         self.read_only = read_only
         self.staging_folder = staging_folder
         self.facts = facts
+        self.outlets: Outlets | None = None  # branches that some processes may write to
         self.started = now_ns()
         self._chunks = chunks
         self._numbers = numbers
@@ -259,11 +264,19 @@ class View:
 
     # Reading
 
-    def read(self, node: SnapNode | WorkNode, offset: int, size: int) -> bytes:
-        """Up to `size` bytes of a file."""
-        if isinstance(node, WorkNode):
-            return node.head.read(node, offset, size)
-        return read_content(self.repository.inline, self._chunks, content_of(node.entry), offset, size)
+    def read(self, node: SnapNode | WorkNode, offset: int, size: int) -> Sequence[bytes | memoryview]:
+        """Up to `size` bytes of a file, in pieces."""
+        content = self.committed(node)
+        if content is not None:
+            return read_pieces(self.repository.inline, self._chunks, content, offset, size)
+        assert isinstance(node, WorkNode)
+        return (node.head.read(node, offset, size),)
+
+    def committed(self, node: SnapNode | WorkNode) -> Content | None:
+        """What a commit has of a file, if that is what the file is now."""
+        if isinstance(node, WorkNode) and node.file is not None:
+            return None
+        return None if node.entry is None else content_of(node.entry)
 
     def xattrs(self, node: Node) -> dict[bytes, bytes]:
         """Extended attributes: a file's own, the daemon's facts on the root, the commit on a snapshot's root."""
@@ -277,8 +290,8 @@ class View:
 
     # Writing
 
-    def writable(self, node: Node) -> WorkNode:
-        """The node when its content may be changed; ReadOnly or Refused(EPERM) when it may not."""
+    def writable(self, node: Node, caller: int) -> WorkNode:
+        """The node when its content may be changed by a thread; ReadOnly or Refused(EPERM) when it may not."""
         if isinstance(node, SnapNode):
             raise ReadOnly("a snapshot cannot be changed")
         if isinstance(node, Folder):
@@ -287,7 +300,7 @@ class View:
             raise Refused(errno.EPERM, "only repos and branches can be made here")
         if self.read_only:
             raise ReadOnly("mounted read-only")
-        if node.head.read_only:
+        if node.head.read_only and not (self.outlets is not None and self.outlets.admits(node, caller)):
             raise ReadOnly(node.head.read_only)
         return node
 

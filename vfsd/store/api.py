@@ -21,7 +21,8 @@ from typing import NewType, Protocol
 import msgspec
 
 ETag = NewType("ETag", str)  # opaque; equal for equal versions of one key
-Buffer = bytes | bytearray | memoryview
+Buffer = bytes | bytearray | memoryview  # bytes to be written
+Plain = bytes | memoryview  # bytes that were read
 
 
 class Stat(msgspec.Struct, frozen=True):
@@ -57,6 +58,11 @@ class ObjectStore(Protocol):
 
     def get_range(self, key: str, offset: int, length: int) -> bytes:
         """Up to `length` bytes from `offset`; fewer only at the object's end, none behind it. NotFound."""
+        ...
+
+    def get_large(self, key: str, offset: int, length: int) -> memoryview:
+        """As `get_range`, for a MiB and more: where the store can, in memory of `store.buffers`, which is used again
+        once there is no view of it. The bytes begin the memory that they are in."""
         ...
 
     def stat(self, key: str) -> Stat:

@@ -9,6 +9,7 @@ hash of the plain bytes, which the reader checks: `read_chunk` does, readers of 
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 
 import zstandard
 
@@ -23,6 +24,7 @@ FRAME = 1  # bytes that a stored blob has more than its payload
 MAX_STORED = 64 * 1024 * 1024  # bytes of the largest blob; a place that claims more is damaged
 _SAMPLE_FROM = 64 * 1024  # larger blobs are compressed only if a sample of them shrinks
 _PIECE = 16 * 1024  # bytes of each of the sample's three pieces
+_SMALL_PIECE = 4 * 1024  # bytes of a small sample
 
 _local = threading.local()  # zstd contexts: costly to make, and not for two threads at once
 
@@ -33,6 +35,18 @@ def encode_blob(data: Buffer, level: int = 1) -> bytes:
     if packed is None or not _saves(len(data), len(packed)):
         return b"\0" + bytes(data)
     return b"\1" + packed
+
+
+def encode_run(run: Sequence[Buffer], level: int = 1) -> list[bytes]:
+    """The stored forms of blobs that belong together, as `encode_blob` gives them. Behind one that does not shrink the
+    next ones are compressed only if a small sample of them does: it is quicker, and neighbours are alike."""
+    found = []
+    shrinks = True
+    for data in run:
+        stored = encode_blob(data, level) if shrinks or _is_sample_good(data, level) else b"\0" + bytes(data)
+        shrinks = stored[0] == ZSTD
+        found.append(stored)
+    return found
 
 
 def decode_blob(stored: Buffer, limit: int) -> bytes:
@@ -99,6 +113,12 @@ def check_chunk(store: ObjectStore, chunk: Chunk, stored: Buffer) -> bytes:
 
 def _where(store: ObjectStore, place: Place) -> str:
     return f"{container_key(place.container)} in {store.url} is damaged at offset {place.offset}"
+
+
+def _is_sample_good(data: Buffer, level: int) -> bool:
+    start = max(0, len(data) - _SMALL_PIECE) // 2
+    sample = memoryview(data)[start : start + _SMALL_PIECE]
+    return _saves(len(sample), len(_compress(sample, level)))
 
 
 def _is_compressible(data: Buffer, level: int) -> bool:

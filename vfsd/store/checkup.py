@@ -17,6 +17,7 @@ import msgspec
 
 from vfsd.model.errors import AccessDenied, VfsdError
 from vfsd.store.api import ObjectStore
+from vfsd.store.keys import IN_PARTS
 from vfsd.store.probe import probe_conditional_writes
 
 OK, WARN, FAIL = "ok", "warn", "fail"
@@ -90,7 +91,7 @@ def _rights(store: ObjectStore, key: str) -> Finding:
 
 def _uploads(store: ObjectStore, key: str) -> Finding:
     try:
-        left = store.abort_uploads("", DAY, dry_run=True)
+        left = sum(store.abort_uploads(prefix, DAY, dry_run=True) for prefix in IN_PARTS)
     except AccessDenied as error:
         return Finding(
             "uploads", WARN, f"what is left of large uploads cannot be seen, nor removed: {error}",

@@ -51,7 +51,7 @@ class CountingStore(WrappedStore):
         self._count(kind, 1, sent, 0)
         result = act()
         content = result[0] if isinstance(result, tuple) else result
-        if isinstance(content, bytes):
+        if isinstance(content, bytes | memoryview):
             self._count(kind, 0, 0, len(content))
         return result
 

@@ -10,6 +10,7 @@ MAX_KEY = 1024  # bytes, S3's limit
 MAX_COMPONENT = 255  # bytes, the limit of Linux filesystems
 RESERVED = frozenset({"tmp", "locks"})  # folders of a local store that hold no objects
 IMMUTABLE = ("packs/", "commits/")  # prefixes of objects that are written once and may be deleted, but never replaced
+IN_PARTS = ("packs/", "moved/")  # prefixes of objects that may be so large as to go up in parts
 
 _COMPONENT = re.compile(r"[!-.0-~]{1,255}")
 _KEY = re.compile(r"[!-.0-~]+(/[!-.0-~]+)*")

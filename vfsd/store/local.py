@@ -21,6 +21,7 @@ from blake3 import blake3
 
 from vfsd.model.errors import AccessDenied, Conflict, InvalidArgument, NoSpace, NotFound, Unavailable, VfsdError
 from vfsd.store.api import Buffer, ETag, Stat
+from vfsd.store.buffers import BUFFERS
 from vfsd.store.keys import RESERVED, check_key, check_prefix, is_component, is_immutable
 from vfsd.store.open_files import OpenFile, OpenFiles
 
@@ -75,13 +76,27 @@ class LocalStore:
 
     def get_range(self, key: str, offset: int, length: int) -> bytes:
         try:
-            if is_immutable(key):
-                file = self._open_files.get(key) or self._open_files.add(key, OpenFile(self._path(key)))
-            else:
-                file = OpenFile(self._path(key))
+            file = self._open(key)  # open for as long as this refers to it
             return os.pread(file.fd, length, offset)
         except OSError as error:
             raise self._failure(error, key) from None
+
+    def get_large(self, key: str, offset: int, length: int) -> memoryview:
+        try:
+            file = self._open(key)
+            view = BUFFERS.take(length)
+            return view[: os.preadv(file.fd, [view], offset)]
+        except OSError as error:
+            raise self._failure(error, key) from None
+
+    def _open(self, key: str) -> OpenFile:
+        if not is_immutable(key):
+            return OpenFile(self._path(key))
+        file = self._open_files.get(key)
+        if file is not None and not file.is_gone():
+            return file
+        self._open_files.discard(key)  # another process has deleted it, or mended it
+        return self._open_files.add(key, OpenFile(self._path(key)))
 
     def stat(self, key: str) -> Stat:
         try:
@@ -247,7 +262,7 @@ class LocalStore:
         for path in [*reversed(missing), self._locks, self._tmp]:
             _make_folder(path)
         for path in missing:
-            _sync_folder(os.path.dirname(path))
+            sync_folder(os.path.dirname(path))
         self._made = True
 
     def _move(self, temporary: str, path: str) -> None:
@@ -286,12 +301,12 @@ class LocalStore:
         made a folder and not synced it yet. Deepest first: on ext4 the first sync then does the work of all."""
         folder = os.path.dirname(self._path(key))
         try:
-            _sync_folder(folder)
+            sync_folder(folder)
             while folder != self._root and folder not in self._durable:
                 if len(self._durable) >= DURABLE_FOLDERS:
                     self._durable.clear()
                 parent = os.path.dirname(folder)
-                _sync_folder(parent)
+                sync_folder(parent)
                 self._durable.add(folder)
                 folder = parent
         except OSError as error:
@@ -362,7 +377,8 @@ def _make_folder(path: str) -> None:
         pass  # another process was faster
 
 
-def _sync_folder(path: str) -> None:
+def sync_folder(path: str | bytes) -> None:
+    """Make the names in a folder durable against a power cut. OSError."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(fd)

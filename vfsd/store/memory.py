@@ -54,6 +54,9 @@ class MemoryStore:
     def get_range(self, key: str, offset: int, length: int) -> bytes:
         return self._object(key).data[offset : offset + length]
 
+    def get_large(self, key: str, offset: int, length: int) -> memoryview:
+        return memoryview(self.get_range(key, offset, length))
+
     def stat(self, key: str) -> Stat:
         found = self._object(key)
         return Stat(key, len(found.data), found.etag, found.modified)

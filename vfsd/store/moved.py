@@ -24,7 +24,8 @@ from vfsd.store.pack import CHUNK, HEAD, Blob, PackBuilder
 from vfsd.store.wrapped import WrappedStore
 
 PREFIX = "moved/"
-MAPS = 64  # maps kept in memory: some 100 KiB each
+MAPS = 64  # maps kept in memory
+LINES = 200_000  # lines that they have together, unless one has more: some 50 MB
 GAP = 256 << 10  # bytes between two blobs that are read along, to save a request
 _MAX_MAP = 1 << 30
 _NOTHING = b"\0" * 32  # the id of what is not in a map
@@ -107,10 +108,15 @@ class MovedMap:
 
 def read_map(store: ObjectStore, container: bytes) -> MovedMap:
     """The map of a container; NotFound when it was not moved, Damaged."""
+    return read_map_version(store, container)[0]
+
+
+def read_map_version(store: ObjectStore, container: bytes) -> tuple[MovedMap, ETag]:
+    """The same, and which version of it that is."""
     key = moved_key(container)
-    data, _ = store.get(key)
+    data, etag = store.get(key)
     try:
-        return MovedMap(container, _MAP.decode(decode_blob(data, _MAX_MAP)))
+        return MovedMap(container, _MAP.decode(decode_blob(data, _MAX_MAP))), etag
     except (msgspec.MsgspecError, Damaged) as error:
         raise Damaged(f"{key}: this map of moved blobs cannot be read: {error}") from None
 
@@ -121,6 +127,7 @@ class Maps:
     def __init__(self, store: ObjectStore) -> None:
         self._store = store
         self._maps: OrderedDict[bytes, MovedMap] = OrderedDict()
+        self._lines = 0
         self._lock = threading.Lock()
 
     def known(self, container: bytes) -> MovedMap | None:
@@ -131,15 +138,24 @@ class Maps:
                 self._maps.move_to_end(container)
             return found
 
+    def forget(self, moved: MovedMap) -> None:
+        """Read a map again when it is wanted next: it was led on since, and where it led was given back."""
+        with self._lock:
+            if self._maps.get(moved.container) is moved:
+                del self._maps[moved.container]
+                self._lines -= len(moved.lines)
+
     def get(self, container: bytes) -> MovedMap:
         """The map of a container; NotFound when there is none."""
         found = self.known(container)
         if found is None:
             found = read_map(self._store, container)
             with self._lock:
+                old = self._maps.pop(container, None)
                 self._maps[container] = found
-                while len(self._maps) > MAPS:
-                    self._maps.popitem(last=False)
+                self._lines += len(found.lines) - (0 if old is None else len(old.lines))
+                while len(self._maps) > MAPS or (self._lines > LINES and len(self._maps) > 1):
+                    self._lines -= len(self._maps.popitem(last=False)[1].lines)
         return found
 
 
@@ -165,6 +181,12 @@ class MovedStore(WrappedStore):
             key, lambda: self.inner.get_range(key, offset, length), lambda moved: self._read(moved, offset, length)
         )
 
+    def get_large(self, key: str, offset: int, length: int) -> memoryview:
+        return self._either(
+            key, lambda: self.inner.get_large(key, offset, length),
+            lambda moved: memoryview(self._read(moved, offset, length)),
+        )  # fmt: skip
+
     def stat(self, key: str) -> Stat:
         def by_map(moved: MovedMap) -> Stat:
             return Stat(key, moved.size, _etag(moved), self.inner.stat(moved_key(moved.container)).modified)
@@ -178,14 +200,18 @@ class MovedStore(WrappedStore):
         if container is None or (whole and len(container) != _PACK):
             return direct()
         moved = self.maps.known(container)
-        if moved is None:
+        if moved is not None:
             try:
-                return direct()
-            except NotFound as missing:
-                try:
-                    moved = self.maps.get(container)
-                except NotFound:
-                    raise missing from None
+                return by_map(moved)
+            except NotFound:
+                self.maps.forget(moved)
+        try:
+            return direct()
+        except NotFound as missing:
+            try:
+                moved = self.maps.get(container)
+            except NotFound:
+                raise missing from None
         return by_map(moved)
 
     def _read(self, moved: MovedMap, offset: int, length: int) -> bytes:

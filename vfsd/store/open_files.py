@@ -16,6 +16,10 @@ class OpenFile:
         self.fd = -1
         self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
 
+    def is_gone(self) -> bool:
+        """Whether the file has lost its name, so that this is not what others read."""
+        return os.fstat(self.fd).st_nlink == 0
+
     def __del__(self) -> None:
         if self.fd >= 0:
             os.close(self.fd)

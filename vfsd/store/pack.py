@@ -38,30 +38,51 @@ _DIRECTORY = msgspec.msgpack.Decoder(list[Blob])
 
 
 class PackBuilder:
-    """A pack being filled in memory. Its id is chosen first, so that pointers can name it before it is full."""
+    """A pack being filled in memory. Its id is chosen first, so that pointers can name it before it is full.
 
-    def __init__(self) -> None:
+    buffer: memory to fill, from a pack that is done with: the kernel takes as long to give new as it takes to fill it.
+    """
+
+    def __init__(self, buffer: bytearray | None = None) -> None:
         self.id = PackId(secrets.token_bytes(16))
         self.blobs: list[Blob] = []
-        self._data = bytearray(HEAD)
-
-    @property
-    def size(self) -> int:
-        """Bytes so far."""
-        return len(self._data)
+        self.buffer = bytearray() if buffer is None else buffer
+        self.size = 0  # bytes so far
+        self._append(HEAD)
 
     def add(self, kind: int, blob_id: bytes, stored: bytes, place: Place) -> None:
         """Append a framed blob and write where it lies into `place`."""
-        place.container, place.offset, place.length = self.id, len(self._data), len(stored)
-        self.blobs.append(Blob(kind, blob_id, len(self._data), len(stored)))
-        self._data += stored
+        place.container, place.offset, place.length = self.id, self.size, len(stored)
+        self.blobs.append(Blob(kind, blob_id, self.size, len(stored)))
+        self._append(stored)
 
-    def finish(self) -> bytearray:
+    def _append(self, data: bytes) -> None:
+        end = self.size + len(data)
+        self.buffer[self.size : end] = data
+        self.size = end
+
+    def finish(self) -> memoryview:
         """The whole object's bytes."""
-        directory = encode_blob(msgspec.msgpack.encode(self.blobs))
-        self._data += directory
-        self._data += _TAIL.pack(len(directory), END)
-        return self._data
+        self._append(_ending(self.blobs))
+        return memoryview(self.buffer)[: self.size]
+
+
+def with_directory(data: bytes, blobs: list[Blob]) -> bytes:
+    """A whole pack of its beginning up to the end of the last blob, which it is made of, and what lies there."""
+    return data + _ending(blobs)
+
+
+def _ending(blobs: list[Blob]) -> bytes:
+    directory = encode_blob(msgspec.msgpack.encode(blobs))
+    return directory + _TAIL.pack(len(directory), END)
+
+
+def blobs_end(pack: bytes) -> int:
+    """Where the last blob of a whole pack ends, as its last bytes say; all of it when they say nothing."""
+    try:
+        return _span("", pack[-_TAIL.size :], len(pack))[0]
+    except Damaged:
+        return len(pack)
 
 
 def read_directory(store: ObjectStore, pack: PackId, size: int) -> list[Blob]:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import os
 import re
 import secrets
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
 import msgspec
 from botocore.exceptions import ClientError
@@ -24,6 +24,7 @@ from vfsd.store.s3_errors import Failure, classify
 from vfsd.store.s3_options import S3Options
 from vfsd.store.s3_requests import AskAgain, Requests, S3Counts
 
+T = TypeVar("T")
 PAGE = 1000  # objects that one answer to a listing holds at most
 
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,61}[A-Za-z0-9]")
@@ -61,9 +62,7 @@ class S3Store:
     @property
     def checksum(self) -> str:
         """What uploads carry: crc32, md5 or none. Connects."""
-        if self._options.checksum != "auto":
-            return self._options.checksum
-        return "crc32" if self._requests.is_aws else "none"
+        return self._requests.checksum
 
     def counts(self) -> S3Counts:
         """What went over the wire so far."""
@@ -77,14 +76,22 @@ class S3Store:
         return data, ETag(etag)
 
     def get_range(self, key: str, offset: int, length: int) -> bytes:
+        return self._range(key, lambda where: self._requests.get_range(where, offset, max(length, 1))[:length], b"")
+
+    def get_large(self, key: str, offset: int, length: int) -> memoryview:
+        nothing = memoryview(b"")
+        return self._range(key, lambda where: self._requests.get_large(where, offset, length), nothing)
+
+    def _range(self, key: str, act: Callable[[str], T], nothing: T) -> T:
+        """What `act` gives; `nothing` when it lies behind the object's end."""
         where = self._key(key)
 
-        def read() -> bytes:
+        def read() -> T:
             try:
-                return self._requests.get_range(where, offset, max(length, 1))[:length]
+                return act(where)
             except ClientError as error:
                 if classify(error) is Failure.BEHIND_END:
-                    return b""
+                    return nothing
                 raise
 
         return self._requests.retry(self._name(key), read)
@@ -141,7 +148,7 @@ class S3Store:
         if len(content) < self._options.multipart:
             return self._requests.retry(name, lambda: self._write(where, content))
         kind = self._requests.retry(name, lambda: self.checksum)
-        return s3_multipart.upload(self._requests, name, where, content, kind, self._kept())
+        return s3_multipart.upload(self._requests, name, where, content, kind, self._options.kept)
 
     def put_if_absent(self, key: str, data: Buffer) -> ETag:
         where, content = self._key(key), memoryview(data)
@@ -201,7 +208,7 @@ class S3Store:
 
         def write() -> bool:
             try:
-                self._requests.ask("put_object", Key=where, Body=content, **self._kept(), **wrong)
+                self._requests.ask("put_object", Key=where, Body=content, **self._options.kept, **wrong)
             except ClientError as error:
                 if classify(error) is Failure.DIGEST:
                     return True
@@ -225,10 +232,5 @@ class S3Store:
         # A memoryview: what is a file or bytes for boto3 is sent only once the server has said "100 Continue", which
         # takes a round trip.
         checked = s3_multipart.checksum(self.checksum, content)
-        answer = self._requests.ask("put_object", Key=where, Body=content, **self._kept(), **checked, **condition)
+        answer = self._requests.ask("put_object", Key=where, Body=content, **self._options.kept, **checked, **condition)
         return ETag(answer["ETag"])
-
-    def _kept(self) -> dict[str, str]:
-        """Parameters that say how an object is to be kept."""
-        kept = {"ServerSideEncryption": self._options.encryption, "SSEKMSKeyId": self._options.kms_key}
-        return {name: value for name, value in kept.items() if value}

@@ -16,6 +16,7 @@ import re
 import threading
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from http.client import HTTPResponse
 from typing import Any
 from urllib.parse import quote, urlsplit
 
@@ -49,6 +50,22 @@ class Answer(msgspec.Struct, frozen=True):
     status: int
     headers: Mapping[str, str]
     body: Any
+
+    def read_into(self, piece: memoryview) -> int:
+        """Fill a piece of memory with what comes next, and say how much that was: all of it but at the body's end.
+
+        The standard library's response, on which urllib3's stands, receives where it is told to, and lets other threads
+        run meanwhile; urllib3 receives elsewhere, and copies.
+        """
+        plain = getattr(self.body, "_fp", None)
+        if not isinstance(plain, HTTPResponse):
+            content = self.body.read(len(piece))
+            piece[: len(content)] = content
+            return len(content)
+        size = plain.readinto(piece)
+        if plain.isclosed():
+            self.body.release_conn()  # all has come
+        return size
 
 
 class Likeness(msgspec.Struct, frozen=True):

@@ -13,7 +13,7 @@ import zlib
 from collections.abc import Iterator, Mapping
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Protocol
 
 from botocore.exceptions import BotoCoreError, ClientError
 
@@ -25,8 +25,17 @@ from vfsd.store.s3_requests import Requests
 
 log = logging.getLogger(__name__)
 PART = 16 << 20  # bytes of a part at most
+MOST_PARTS = 10_000  # that S3 takes
 AT_ONCE = 4  # parts of one object on their way
 TRIES = 3  # uploads of one object that somebody else aborts or removes
+
+
+class Content(Protocol):
+    """Bytes that are sent. Slices are asked for by several threads."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, span: slice, /) -> Buffer: ...
 
 
 class _Gone(Exception):
@@ -44,7 +53,7 @@ def checksum(kind: str, content: Buffer) -> dict[str, str]:
     return {}
 
 
-def upload(requests: Requests, url: str, key: str, content: memoryview, kind: str, extras: Mapping[str, str]) -> ETag:
+def upload(requests: Requests, url: str, key: str, content: Content, kind: str, extras: Mapping[str, str]) -> ETag:
     """Write the object `key` in parts. url: of the object, for messages. kind: of checksum. extras: parameters that
     say how the object is to be kept."""
     begin = {**extras, **({"ChecksumAlgorithm": "CRC32"} if kind == "crc32" else {})}
@@ -63,15 +72,15 @@ def upload(requests: Requests, url: str, key: str, content: memoryview, kind: st
 
 
 def _send_parts(
-    requests: Requests, url: str, target: Mapping[str, str], content: memoryview, kind: str
+    requests: Requests, url: str, target: Mapping[str, str], content: Content, kind: str
 ) -> list[dict[str, Any]]:
-    count = -(-len(content) // PART)
+    count = min(MOST_PARTS, -(-len(content) // PART))
     size = -(-len(content) // count)
 
     def send(number: int) -> dict[str, Any]:
         part = content[(number - 1) * size : number * size]
         checked = checksum(kind, part)
-        answer = _ask(requests, url, "upload_part", **target, PartNumber=number, Body=part, **checked)
+        answer = _ask(requests, url, "upload_part", **target, PartNumber=number, Body=memoryview(part), **checked)
         checked.pop("ContentMD5", None)
         return {"PartNumber": number, "ETag": answer["ETag"], **checked}
 

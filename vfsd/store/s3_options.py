@@ -30,8 +30,9 @@ class S3Options(msgspec.Struct, frozen=True, kw_only=True):
     SHA-256 of the content in it.
 
     connections: requests at once. connect_timeout_s, read_timeout_s: seconds until a connection stands, and without a
-    byte. retry_s: seconds for which one call is tried again. hedge: share of reads that may be sent a second time
-    because the first is late; 0 for none. multipart: bytes from which on an object is uploaded in parts.
+    byte. retry_s: seconds for which one call is tried again after it first failed. hedge: share of reads that may be
+    sent a second time because the first is late; 0 for none. multipart: bytes from which on an object is uploaded in
+    parts.
 
     InvalidArgument names the field.
     """
@@ -50,6 +51,12 @@ class S3Options(msgspec.Struct, frozen=True, kw_only=True):
     retry_s: float = 30.0
     hedge: float = 0.03
     multipart: int = 64 << 20
+
+    @property
+    def kept(self) -> dict[str, str]:
+        """Parameters of requests that say how an object is to be kept."""
+        kept = {"ServerSideEncryption": self.encryption, "SSEKMSKeyId": self.kms_key}
+        return {name: value for name, value in kept.items() if value}
 
     def __post_init__(self) -> None:
         if self.endpoint and _ENDPOINT.fullmatch(self.endpoint) is None:

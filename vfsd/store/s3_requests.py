@@ -21,6 +21,7 @@ from botocore.exceptions import BotoCoreError, ClientError, IncompleteReadError,
 from urllib3.exceptions import HTTPError
 
 from vfsd.model.errors import Unavailable
+from vfsd.store.buffers import BUFFERS
 from vfsd.store.hedge import Beaten, Hedger, Over
 from vfsd.store.retry import RetryBudget, Slots, backoff
 from vfsd.store.s3_client import Answer, Bucket
@@ -28,6 +29,7 @@ from vfsd.store.s3_errors import TRANSIENT, Failure, classify, explain, retry_af
 from vfsd.store.s3_options import S3Options
 
 T = TypeVar("T")
+Content = TypeVar("Content", bytes, memoryview)
 FIRST_BUDGET = 3.0  # seconds of retries while the endpoint has never answered: its name is more likely wrong
 PIECE = 1 << 20  # bytes that are read at once; between two pieces a read may end because it is beaten
 
@@ -72,6 +74,13 @@ class Requests:
         return self._connected().is_aws
 
     @property
+    def checksum(self) -> str:
+        """What uploads carry: crc32, md5 or none. Connects."""
+        if self.options.checksum != "auto":
+            return self.options.checksum
+        return "crc32" if self.is_aws else "none"
+
+    @property
     def endpoint(self) -> str:
         """The server's URL, for messages."""
         return self._made.endpoint if self._made is not None else self.options.endpoint or "S3"
@@ -101,14 +110,22 @@ class Requests:
 
     def get_range(self, key: str, offset: int, length: int) -> bytes:
         """One GET of a range, hedged; its bytes, fewer only at the object's end."""
+        return self._range(key, offset, length, _content)
+
+    def get_large(self, key: str, offset: int, length: int) -> memoryview:
+        """The same, in memory of `store.buffers`."""
+        return self._range(key, offset, length, _large_content)
+
+    def _range(self, key: str, offset: int, length: int, receive: Callable[[Answer, Over], Content]) -> Content:
         bucket = self._connected()
         span = f"bytes={offset}-{offset + length - 1}"
 
-        def read(over: Over) -> bytes:
+        def read(over: Over) -> Content:
             answer = bucket.get(key, span)
-            content = _content(answer, over)
+            content = receive(answer, over)
             if answer.status == 200:  # a server that does not know ranges
-                return content[offset : offset + length]
+                part = content[offset : offset + length]
+                return part if isinstance(part, bytes) else memoryview(bytes(part))
             _check_range(answer, len(content), offset, length)
             return content
 
@@ -116,10 +133,10 @@ class Requests:
             return self._hedger.read(length, lambda over: self._send("get_object", lambda: read(over)))
 
     def retry(self, what: str, act: Callable[[], T]) -> T:
-        """The result of `act`, tried again while it fails for a moment, and time and budget allow. what: the object's
-        URL, for the error that is raised otherwise."""
-        begun = time.monotonic()
+        """The result of `act`, tried again while it fails for a moment, and budget and time allow, the latter from the
+        first failure on. what: the object's URL, for the error that is raised otherwise."""
         attempt = 0
+        failing_since = 0.0  # not since the call began: an answer that does not come may take all of its time
         renewed = False
         while True:
             used = self._made
@@ -136,7 +153,8 @@ class Requests:
                 failure = classify(error)
                 self._answered = self._answered or isinstance(error, ClientError)
             patience = self.options.retry_s if self._answered else min(FIRST_BUDGET, self.options.retry_s)
-            until = begun + patience
+            failing_since = failing_since or time.monotonic()
+            until = failing_since + patience
             if failure is Failure.CREDENTIALS and not renewed:
                 renewed = True  # they may have been replaced: what boto3 reads is read again
                 self._forget(used)
@@ -207,8 +225,7 @@ def _sleep(seconds: float, until: float) -> bool:
 
 def _content(answer: Answer, over: Over) -> bytes:
     """The body, as long as its header says; Beaten when it is `over` meanwhile."""
-    said = answer.headers.get("content-length")
-    length = None if said is None else int(said)
+    length = _length(answer)
     try:
         if length is None or length <= PIECE:
             content: bytes = answer.body.read()
@@ -222,9 +239,38 @@ def _content(answer: Answer, over: Over) -> bytes:
             content = held.getvalue()
     except (HTTPError, OSError) as error:
         raise ResponseStreamingError(error=error) from None
-    if length is not None and len(content) != length:
-        raise IncompleteReadError(actual_bytes=len(content), expected_bytes=length)
+    _check_length(len(content), length)
     return content
+
+
+def _large_content(answer: Answer, over: Over) -> memoryview:
+    """The same, in memory that is used again."""
+    length = _length(answer)
+    if length is None or length <= PIECE:
+        return memoryview(_content(answer, over))
+    view = BUFFERS.take(length)
+    at = 0
+    try:
+        while piece := answer.read_into(view[at : at + PIECE]):
+            at += piece
+            if over():
+                answer.body.close()
+                raise Beaten
+    except (HTTPError, OSError) as error:
+        answer.body.close()
+        raise ResponseStreamingError(error=error) from None
+    _check_length(at, length)
+    return view
+
+
+def _length(answer: Answer) -> int | None:
+    said = answer.headers.get("content-length")
+    return None if said is None else int(said)
+
+
+def _check_length(size: int, length: int | None) -> None:
+    if length is not None and size != length:
+        raise IncompleteReadError(actual_bytes=size, expected_bytes=length)
 
 
 def _check_range(answer: Answer, size: int, offset: int, length: int) -> None:

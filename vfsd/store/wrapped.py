@@ -34,6 +34,9 @@ class WrappedStore:
     def get_range(self, key: str, offset: int, length: int) -> bytes:
         return self._around("get_range", key, 0, lambda: self.inner.get_range(key, offset, length))
 
+    def get_large(self, key: str, offset: int, length: int) -> memoryview:
+        return self._around("get_range", key, 0, lambda: self.inner.get_large(key, offset, length))
+
     def stat(self, key: str) -> Stat:
         return self._around("stat", key, 0, lambda: self.inner.stat(key))
 

@@ -21,16 +21,18 @@ class Forgotten:
 
     def keep(self, parent: WorkNode, name: bytes, node: WorkNode) -> None:
         """The kernel has forgotten `node`, and its object goes."""
-        if node.link:
-            return
-        self._known[parent.ino, name] = (node.ino, node.ctime)
+        self._known[_key(parent, name, node.link)] = (node.ino, node.ctime)
         if len(self._known) > MOST:
             self._known.popitem(last=False)
 
-    def take(self, parent: WorkNode, name: bytes) -> tuple[int, int]:
-        """(number, ctime) of what had this name; zeros if that is not known."""
-        return self._known.pop((parent.ino, name), (0, 0))
+    def take(self, parent: WorkNode, name: bytes, link: int) -> tuple[int, int]:
+        """(number, ctime) of what had this name, or this link number; zeros if that is not known."""
+        return self._known.pop(_key(parent, name, link), (0, 0))
 
-    def drop(self, parent: WorkNode, name: bytes) -> None:
-        """Somebody else's commit has something else there."""
-        self._known.pop((parent.ino, name), None)
+    def drop(self, parent: WorkNode, name: bytes, link: int) -> None:
+        """Somebody else's commit has something else there. link: of what was there."""
+        self._known.pop(_key(parent, name, link), None)
+
+
+def _key(parent: WorkNode, name: bytes, link: int) -> tuple[int, bytes]:
+    return (0, b"%d" % link) if link else (parent.ino, name)

@@ -13,6 +13,7 @@ import msgspec
 
 from vfsd.model.entry import Entry, Extra, Kind, Ref, directory, special_digest, symlink_digest
 from vfsd.model.errors import NotFound, Refused
+from vfsd.model.shown import shown_name
 from vfsd.repo.chunker import NOTHING, BlobSink, Chunker
 from vfsd.repo.chunklist import Content, content_of
 from vfsd.repo.content import ChunkSource, read_content
@@ -21,6 +22,7 @@ from vfsd.repo.nodes import NodeSource
 from vfsd.repo.tree import Change, Path, Sub, apply, find
 from vfsd.worktree.node import WorkNode
 from vfsd.worktree.records import Attributes
+from vfsd.worktree.runs import Run
 from vfsd.worktree.staging import StagedFile
 from vfsd.worktree.versions import record_again
 from vfsd.worktree.worktree import Worktree
@@ -54,7 +56,7 @@ class FrozenDirectory(msgspec.Struct):
 class Frozen(msgspec.Struct):
     """One freeze. nodes: inodes in it with the number of their last change; paths: where each of them was. removed:
     directory, its path, name, number of the change. upto: last journal record it holds. skipped: inodes whose current
-    bytes are left out because they are being written."""
+    bytes are left out because they are being written. wrote: files with a run that wrote each."""
 
     root: FrozenDirectory
     nodes: list[tuple[WorkNode, int, StagedFile | None]]
@@ -62,6 +64,7 @@ class Frozen(msgspec.Struct):
     removed: list[tuple[WorkNode, Path | None, bytes, int]]
     upto: int
     skipped: list[WorkNode]
+    wrote: list[tuple[Run, Path]] = []
 
 
 def freeze(tree: Worktree) -> Frozen | None:
@@ -108,6 +111,8 @@ def _file(node: WorkNode, frozen: Frozen) -> FrozenFile | None:
     frozen.paths.append(node.paths())
     if file is not None:
         file.frozen += 1
+        if node.runs and (path := node.path()) is not None:
+            frozen.wrote += ((run, path) for run in node.runs)
     content = content_of(entry) if file is None and entry is not None else None
     link, names = (node.link, node.nlink) if node.nlink > 1 else (0, 0)
     return FrozenFile(node.kind, at, node.target, node.rdev, link, names, content, file)
@@ -207,19 +212,20 @@ def thaw(tree: Worktree, frozen: Frozen, *, committed: bool) -> None:
     commit; the caller then adopts the commit's tree, what is `as_before` in it too."""
     for (node, number, file), paths in zip(frozen.nodes, frozen.paths, strict=True):
         if file is not None:
-            tree.thawed(file)
+            file.thawed()
         if not committed:
             continue
         if set(paths) <= set(node.paths()):  # names that were come across meanwhile change nothing
             node.placed = True
-            if node.changed == number:
+            if node.changed == number and node.file is file:  # else it is being written anew
                 node.changed = 0
-                if node.file is not None and node.file is file:
+                node.runs = ()
+                if file is not None:
                     file.discard()
                     node.file = None
-        if file is not None and node.closed is file:
-            file.discard()
-            node.closed = None
+            if file is not None and node.closed is file:
+                file.discard()
+                node.closed = None
     if committed:
         tree.staging.settled(tree.row.id, frozen.upto)
         for parent, path, name, number in frozen.removed:
@@ -229,8 +235,16 @@ def thaw(tree: Worktree, frozen: Frozen, *, committed: bool) -> None:
         _settle_below(tree.root)
 
 
+def forget_unused(tree: Worktree, frozen: Frozen) -> None:
+    """After a commit was adopted: what the kernel forgot while it was changed is of no more use."""
+    for node, _, _ in frozen.nodes:
+        if not node.lookups:
+            tree.forget(node)
+
+
 def keep_records(tree: Worktree, frozen: Frozen) -> None:
     """The records up to `frozen.upto` are about to go: record anew what they hold of files that were left out."""
+    tree.noted.clear()
     for node in frozen.skipped:
         record_again(tree, node, frozen.upto)
 
@@ -243,3 +257,15 @@ def _settle_below(node: WorkNode) -> bool:
             if (child.below or child.changed) and _settle_below(child):
                 node.below = True
     return bool(node.below or node.changed or node.removed)
+
+
+def summary(frozen: Frozen) -> str:
+    """A message for a commit that nobody gave one: what it touches, what is gone last, as programs clean up behind
+    themselves what no commit ever had."""
+    items = frozen.root.items
+    there = (name for name, item in items.items() if item is not None)
+    gone = (b"- " + name for name, item in items.items() if item is None)
+    names = list(itertools.islice(itertools.chain(there, gone), 3))
+    text = ", ".join(shown_name(name) for name in names)
+    more = len(items) - len(names)
+    return f"{text} and {more} more" if more > 0 else text

@@ -11,7 +11,7 @@ from vfsd.model.entry import Kind
 from vfsd.model.errors import NotCached
 from vfsd.model.ids import hash_bytes
 from vfsd.repo.links import linked_names
-from vfsd.worktree.node import WorkNode
+from vfsd.worktree.node import WorkNode, need_place
 
 if TYPE_CHECKING:
     from vfsd.worktree.worktree import Worktree
@@ -29,7 +29,9 @@ class Names(msgspec.Struct):
 
 
 def need_names(tree: Worktree, node: WorkNode) -> None:
-    """Know all names of a file: a commit has to hold its change under each of them. NotCached until they are found."""
+    """Know all names of a file: a commit has to hold its change under each of them. NotCached until they are found.
+    Refused(ESTALE) as of need_place."""
+    need_place(node)
     if not node.unseen:
         return
     if tree.names is None or tree.names.epoch != tree.names_epoch:
@@ -42,7 +44,6 @@ def need_names(tree: Worktree, node: WorkNode) -> None:
         where: WorkNode | None = tree.root
         for name in path:
             where = None if where is None or where.kind != Kind.DIR else tree.lookup(where, name)
-    tree.names.paths.pop(node.link, None)
     node.unseen = 0
 
 

@@ -10,7 +10,7 @@ import errno
 import itertools
 import logging
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 
 import msgspec
 import trio
@@ -21,11 +21,13 @@ from vfsd.model.errors import InvalidArgument, NotCached, NotFound, ReadOnly, Re
 from vfsd.model.ids import CommitId
 from vfsd.repo.content import ChunkSource
 from vfsd.repo.diff import Changed, diff
-from vfsd.repo.refs import Head, check_writable
+from vfsd.repo.refs import Head, check_writable, kept_from_users
 from vfsd.repo.repository import Committed, Repository, empty_root
-from vfsd.repo.tree import apply
 from vfsd.worktree.adopt import Stale, adopt
-from vfsd.worktree.freeze import Frozen, Storer, as_before, freeze, keep_records, thaw
+from vfsd.worktree.branch import CommitTiming, LiveBranch
+from vfsd.worktree.freeze import Storer, as_before, forget_unused, freeze, keep_records, summary, thaw
+from vfsd.worktree.node import WorkNode
+from vfsd.worktree.others import Settled, Settling, remember
 from vfsd.worktree.replay import replay, staged_names
 from vfsd.worktree.staging import Staging
 from vfsd.worktree.tries import Tries, landed, tries_in
@@ -37,54 +39,30 @@ CROWDED = 0.75  # of the staging area: from here on writers are slowed down
 SLOWEST_S_A_MIB = 0.1
 WAIT_FOR_ROOM_S = 30.0
 MOST_COMMITS_FIRST = 10  # before a transaction, while others go on writing
-Outcome = tuple[Head, Committed | None, Entry, list[Changed]]  # where the branch stands, and what that changed
 
 
-class CommitTiming(msgspec.Struct, frozen=True):
-    """When closed writes become a commit. quiet_s: after no change for so long. max_wait_s: at the latest so long
-    after the first change."""
+class Outcome(msgspec.Struct):
+    """What came of a commit: where the branch stands, what that changed for this head, and, unless the commit was found
+    out about later, what became of others' changes that were not in the head."""
 
-    quiet_s: float = 1.0
-    max_wait_s: float = 30.0
+    head: Head
+    committed: Committed | None
+    root: Entry
+    changes: list[Changed]
+    settled: Settled | None = None
 
 
-class LiveBranch:
-    """One branch's head on this node, and the state of its committer."""
-
-    def __init__(self, row: BranchRow, head: Head, base: Entry, tree: Worktree) -> None:
-        self.row = row
-        self.head = head
-        self.base = base  # root of the commit that the head is over
-        self.tree = tree
-        self.held = row.held
-        self.first_change: float | None = None
-        self.last_change = 0.0
-        self.woken = trio.Event()  # something for the committer to look at
-        self.urgent = False  # do not wait for quiet
-        self.lock = trio.Lock()  # held while a commit is made or another head adopted
-        self.scope = trio.CancelScope()  # of the committer
-        self.done = 0  # last journal record that is in a commit
-        self.is_behind = self.is_following = False  # there is a move to follow; somebody is at it
-        self.unsettled: Tries | None = None  # of a commit that failed, and may have been made
-        self.error = ""
-        self.retries = 0
-        self.attempted = trio.Event()  # set, and replaced, when a commit was made, or could not be
-
-    def changed(self) -> None:
-        """The head was changed; called for every operation, so it does little."""
-        self.last_change = trio.current_time()
-        if self.first_change is None:
-            self.first_change = self.last_change
-            self.woken.set()
-
-    @property
-    def name(self) -> str:
-        """repo/branch."""
-        return f"{self.row.repo}/{self.row.branch}"
+def recover(journal: JournalFile, staging: Staging) -> list[tuple[str, str]]:
+    """Branches that have changes, or a transaction, of an earlier run. To be called before any is opened: staging files
+    that none of them names are removed, and the others stay."""
+    records = {row: journal.records(row.id) for row in journal.branches()}
+    staging.clean({row.id: staged_names(found) for row, found in records.items()})
+    return [(row.repo, row.branch) for row, found in records.items() if found or row.held is not None]
 
 
 class LiveBranches:
-    """All writable branches of one node. Everything but the loads it hands out runs in the event loop."""
+    """All writable branches of one node. Everything but the loads it hands out runs in the event loop. `on_reset` gets
+    the root that is not a branch's head any more and the one that is, None when the branch is gone."""
 
     def __init__(
         self,
@@ -101,7 +79,7 @@ class LiveBranches:
         read_only: bool = False,
         on_stale: Callable[[Stale], None],
         on_commit: Callable[[Committed], None],
-        on_reset: Callable[[LiveBranch], None],
+        on_reset: Callable[[LiveBranch, WorkNode, WorkNode | None], Awaitable[None]],
     ) -> None:
         self._repository = repository
         self._journal = journal
@@ -150,19 +128,15 @@ class LiveBranches:
         head = self._repository.refs.head(repo, branch)
         row = self._journal_row(head)
         base = self._root(CommitId(row.base) if row.base else None)
-        tree = Worktree(
-            row, base, nodes=self._repository.inline, blocking=self._repository.nodes, chunks=self._inline_chunks,
-            journal=self._journal, staging=self._staging, numbers=self._numbers, on_change=lambda: None,
-        )
-        if head.head.pipeline:
-            tree.read_only = f"{repo}/{branch} is the output of pipeline {head.head.pipeline}"
+        tree = self._tree(row, base, next(self._numbers))
+        tree.read_only = kept_from_users(repo, branch, head.head)
         live = LiveBranch(row, head, base, tree)
         at = row.base
 
         def follow(commit: str) -> None:
             nonlocal at
             root, changes = self._move(live.base, CommitId(commit) if commit else None)
-            adopt(tree, root, changes, frozenset())
+            remember(live.others, adopt(tree, root, changes, frozenset()).left)
             live.base, at = root, commit
 
         records = replay(tree, follow)
@@ -170,12 +144,21 @@ class LiveBranches:
         if (head.commit or "") != at:
             follow(head.commit or "")
             self._rebased(live)
+        self._staging.opened(row.id)
         tree.on_change = live.changed
         if records:
             log.info("%s: %d changes of an earlier run brought back", live.name, records)
             live.first_change = 0.0
             live.urgent = live.held is None
         self._opened[repo, branch] = live
+
+    def _tree(self, row: BranchRow, base: Entry, number: int) -> Worktree:
+        """A head without changes. number: of its root's inode."""
+        return Worktree(
+            row, base, nodes=self._repository.inline, blocking=self._repository.nodes, chunks=self._inline_chunks,
+            journal=self._journal, staging=self._staging, numbers=self._numbers, number=number,
+            on_change=lambda: None,
+        )  # fmt: skip
 
     def _journal_row(self, head: Head) -> BranchRow:
         """The journal's row of a branch. A commit that was made when the last run ended is known from then on."""
@@ -186,17 +169,6 @@ class LiveBranches:
             return row
         self._journal.committed(row.id, tries[commit], commit)
         return self._journal.branch(head.repo, head.branch, commit)
-
-    def recover(self) -> list[tuple[str, str]]:
-        """Branches that have changes from an earlier run; staging files that none of them names are removed. Blocks."""
-        pending, used = [], set()
-        for row in self._journal.branches():
-            records = self._journal.records(row.id)
-            if records:
-                pending.append((row.repo, row.branch))
-            used |= staged_names(records)
-        self._staging.clean(used)
-        return pending
 
     def _root(self, commit: CommitId | None) -> Entry:
         return empty_root() if commit is None else self._repository.commits.get(commit).root
@@ -245,11 +217,13 @@ class LiveBranches:
                 head = await trio.to_thread.run_sync(self._repository.refs.head, live.row.repo, live.row.branch)
             except NotFound:
                 return
+            live.tree.read_only = kept_from_users(head.repo, head.branch, head.head)
             if head.commit == live.head.commit:
                 live.head = head
                 return
             root, changes = await trio.to_thread.run_sync(self._move, live.base, head.commit)
             stale = adopt(live.tree, root, changes, frozenset())
+            remember(live.others, stale.left)
             live.base, live.head = root, head
             self._rebased(live)
         self._on_stale(stale)
@@ -315,7 +289,7 @@ class LiveBranches:
 
     async def commit(self, live: LiveBranch, message: str = "") -> Committed | None:
         """Make a commit of what is closed, now; None when there is nothing. VfsdError leaves everything as it was."""
-        self._check_writable(live)
+        self._check_mounted_for_writing(live)  # the branch may be an output: what was changed there is a spout's
         async with live.lock:
             live.first_change = None
             try:
@@ -324,7 +298,7 @@ class LiveBranches:
                 if frozen is None:
                     return earlier
                 keep_records(live.tree, frozen)
-                live.unsettled = tries = Tries(self._journal, live.row.id, frozen)
+                live.unsettled = tries = Tries(self._journal, live.row, frozen)
                 outcome = await trio.to_thread.run_sync(self._store, live, tries, message or live.held or "")
             except BaseException:
                 live.first_change = live.first_change or trio.current_time()
@@ -348,15 +322,20 @@ class LiveBranches:
 
     def _made(self, live: LiveBranch, tries: Tries, outcome: Outcome) -> Committed | None:
         """A commit was made: the head is over it from now on."""
-        head, committed, root, changes = outcome
+        head, committed, root, changes = outcome.head, outcome.committed, outcome.root, outcome.changes
         frozen, live.unsettled = tries.frozen, None
         live.done = tries.done(live.tree.last_record)
         thaw(live.tree, frozen, committed=True)
-        stale = adopt(live.tree, root, changes, frozenset(node.ino for node, _, _ in frozen.nodes))
+        own = frozenset(node.ino for node, _, _ in frozen.nodes)
+        if committed is not None and committed.commit.id != head.commit:
+            own = frozenset()  # others went on from it before this node heard that it was made
+        stale = adopt(live.tree, root, changes, own)
+        forget_unused(live.tree, frozen)
         live.base, live.head = root, head
         self._journal.committed(live.row.id, live.done, head.commit or "")
         self._staging.committed(frozen.upto)
         live.error, live.retries = "", 0
+        live.others_settled(outcome.settled)
         self._on_stale(stale)
         if committed is not None:
             self._on_commit(committed)
@@ -366,23 +345,33 @@ class LiveBranches:
         """Blocks: cut and store what is staged, make the commit, find out what it changed."""
         repository = self._repository
         writer = repository.writer()
+        def about_to_move(commit: CommitId) -> None:
+            trio.from_thread.run_sync(tries.add, commit)
+            self._journal.sync()  # else what a power cut leaves would be committed over what others did since
+
         try:
             storer = Storer(repository.chunker, writer, repository.nodes, self._chunks)
-            sub = storer.changes(tries.frozen)
+            settling = Settling(repository.nodes, live.base, tries.frozen, storer.changes(tries.frozen), live.others)
+            tries.settling = settling
             committed = repository.commit(
                 live.row.repo,
                 live.row.branch,
-                lambda root, sink: apply(repository.nodes, sink, root, sub),
+                settling.change,
                 writer=writer,
-                message=message or _summary(tries.frozen),
+                message=message or summary(tries.frozen),
                 author=self._author,
+                pipeline=live.head.head.pipeline,
+                job=live.job if live.head.head.pipeline else None,
+                provenance=tries.seen.provenance,
+                lineage=tries.seen.data,
                 head=live.head,
-                before_move=lambda commit: trio.from_thread.run_sync(tries.add, commit),
+                before_move=about_to_move,
+                gave_way=settling.gave_way,
             )
         finally:
             writer.close()
         head = committed.head if committed else repository.refs.head(live.row.repo, live.row.branch)
-        return self._outcome(live, tries, head, committed)
+        return self._outcome(live, tries, head, committed, settling.settled)
 
     def _find(self, live: LiveBranch, tries: Tries) -> Outcome | None:
         """Blocks: what came of a commit that failed; None when it was not made."""
@@ -392,29 +381,35 @@ class LiveBranches:
             return None
         return self._outcome(live, tries, head, Committed(self._repository.commits.get(commit), head))
 
-    def _outcome(self, live: LiveBranch, tries: Tries, head: Head, committed: Committed | None) -> Outcome:
+    def _outcome(
+        self, live: LiveBranch, tries: Tries, head: Head, committed: Committed | None, settled: Settled | None = None
+    ) -> Outcome:
         root, changes = self._move(live.base, head.commit)
         changes += as_before(self._repository.nodes, root, tries.frozen, changes)
-        return head, committed, root, changes
+        if tries.settling is not None:
+            changes += tries.settling.removed(root)
+        return Outcome(head, committed, root, changes, settled)
 
     # Room for what is written
 
     @property
     def is_crowded(self) -> bool:
         """Whether writers must go through `make_room`: most of the staging area is used."""
-        return self._staging.used > self._staging.limit * CROWDED
+        return self._staging.fullness > CROWDED
 
     async def make_room(self, size: int) -> None:
         """Slow a writer of `size` bytes down while commits give room back; Refused(ENOSPC) when none does."""
         self._hurry()
         staging = self._staging
-        share = (staging.used / staging.limit - CROWDED) / (1 - CROWDED)
+        share = (staging.fullness - CROWDED) / (1 - CROWDED)
         await trio.sleep(min(1.0, share) * SLOWEST_S_A_MIB * size / (1 << 20))
         deadline = trio.current_time() + WAIT_FOR_ROOM_S
         while not staging.has_room(size):
             waited_for = self._hurry()
             if not waited_for or trio.current_time() >= deadline:
-                text = f"{staging.folder}: {staging.limit} bytes wait for their commits already: raise staging_disk"
+                both = (f"{staging.files} files", "the limit of open files"), (f"{staging.limit} bytes", "staging_disk")
+                what, how = both[staging.used + size > staging.limit]
+                text = f"{staging.folder}: {what} wait for their commits already: raise {how}"
                 if text not in self._told:
                     self._told.add(text)
                     log.warning("%s", text)
@@ -456,41 +451,50 @@ class LiveBranches:
         live.held = None
         return committed
 
-    def abort_transaction(self, live: LiveBranch) -> None:
-        """Forget everything since the start: the head is the commit again. Open files keep their bytes until closed."""
+    async def abort_transaction(self, live: LiveBranch) -> None:
+        """Forget everything since the start: the head is the commit again, in an instant, and the kernel knows when
+        this returns. Open files keep their bytes until closed."""
         self._check_writable(live)
-        self._need_transaction(live)
-        self._journal.committed(live.row.id, live.tree.last_record, live.head.commit or "")
-        live.tree.abandon()
-        self._staging.settled(live.row.id, live.tree.last_record)
-        self._staging.committed(live.tree.last_record)
-        self._journal.hold(live.row.id, None)
-        self.close(live)
+        async with live.lock:
+            self._need_transaction(live)
+            old = live.tree
+            self._journal.committed(live.row.id, old.last_record, live.head.commit or "")
+            old.abandon()
+            self._staging.settled(live.row.id, old.last_record)
+            self._staging.committed(old.last_record)
+            self._journal.hold(live.row.id, None)
+            self._let_go(live)
+            live.held, live.first_change, live.error, live.retries = None, None, "", 0
+            live.others = {}
+            live.tree = self._tree(live.row, live.base, old.root.ino)
+            live.tree.last_record = live.done = old.last_record
+            live.tree.on_change = live.changed
+            await self._on_reset(live, old.root, live.tree.root)
 
     def close(self, live: LiveBranch) -> None:
-        """Let go of a branch (deleted, or its changes aborted); it is opened anew when it is asked for again."""
+        """Let go of a branch that is deleted; one that is made in its place is opened anew."""
         self._live.pop((live.row.repo, live.row.branch), None)
         live.tree.is_detached = True
+        if not live.lock.locked():
+            self._let_go(live)
+        live.scope.cancel()
+        self._nursery.start_soon(self._on_reset, live, live.tree.root, None)
+
+    def _let_go(self, live: LiveBranch) -> None:
+        """Of a tree that is detached."""
         live.tree.on_change = lambda: None
-        if live.unsettled is not None and not live.lock.locked():
+        if live.unsettled is not None:
             thaw(live.tree, live.unsettled.frozen, committed=False)
             live.unsettled = None
-        live.scope.cancel()
-        self._on_reset(live)
 
     def _check_writable(self, live: LiveBranch) -> None:
         check_writable(live.head)
+        self._check_mounted_for_writing(live)
+
+    def _check_mounted_for_writing(self, live: LiveBranch) -> None:
         if self._read_only:
             raise ReadOnly(f"{live.name} is mounted read-only: mount it for writing first")
 
     def _need_transaction(self, live: LiveBranch) -> None:
         if live.held is None:
             raise InvalidArgument(f"{live.name} has no open transaction: `vfsd commit start` begins one")
-
-
-def _summary(frozen: Frozen) -> str:
-    """A message for a commit that nobody gave one: what it touches."""
-    names = [(b"- " if item is None else b"") + name for name, item in itertools.islice(frozen.root.items.items(), 3)]
-    text = ", ".join(name.decode(errors="backslashreplace") for name in names)
-    more = len(frozen.root.items) - len(names)
-    return f"{text} and {more} more" if more > 0 else text

@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING, NamedTuple
 from vfsd.model.entry import Entry, Kind, Ref
 from vfsd.model.errors import Refused
 from vfsd.worktree.records import Attributes
+from vfsd.worktree.runs import Run
 from vfsd.worktree.staging import StagedFile
 
 if TYPE_CHECKING:
     from vfsd.worktree.worktree import Worktree
+
+MOST_RUNS = 64  # that are named for one file
 
 
 class Removed(NamedTuple):
@@ -33,7 +36,7 @@ class WorkNode:
     __slots__ = (
         "atime", "below", "changed", "children", "closed", "closed_mtime", "ctime", "entry", "file", "gid", "head",
         "ino", "kind", "link", "links", "lookups", "made", "mode", "mtime", "name", "opens", "parent", "placed",
-        "rdev", "removed", "subdirectories", "target", "tree", "uid", "unseen", "writers", "xattrs",
+        "rdev", "removed", "runs", "subdirectories", "taken", "target", "tree", "uid", "unseen", "writers", "xattrs",
     )
 
     def __init__(self, head: Worktree, ino: int, kind: int, name: bytes, parent: WorkNode | None) -> None:
@@ -66,9 +69,11 @@ class WorkNode:
         self.changed = 0
         self.below = False
         self.placed = False
+        self.taken = False  # a commit that was made elsewhere has removed it
         self.lookups = 0
         self.opens = 0
         self.writers = 0
+        self.runs: tuple[Run, ...] = ()  # that wrote what is in no commit yet
 
     @property
     def size(self) -> int:
@@ -86,6 +91,11 @@ class WorkNode:
             return 0 if self.parent is None and self.name else 2 + self.subdirectories
         return len(self.links) + (self.parent is not None) + self.unseen
 
+    @property
+    def is_given_up(self) -> bool:
+        """Whether its head is no more, and it is no open file: what would be done to it could be kept nowhere."""
+        return self.head.is_detached and (not self.opens or self.kind == Kind.DIR)
+
     def names(self) -> list[tuple[WorkNode, bytes]]:
         """(directory, name) of each name that this head knows of."""
         first = [] if self.parent is None else [(self.parent, self.name)]
@@ -101,6 +111,11 @@ class WorkNode:
         else:
             self.parent = None
             self.name = self.name or b"?"
+
+    def written_by(self, run: Run) -> None:
+        """A run changes its bytes."""
+        if run not in self.runs and len(self.runs) < MOST_RUNS:
+            self.runs = (*self.runs, run)
 
     def drop_set_ids(self) -> None:
         """A file was written or got another owner: nobody may run it as its owner or group unasked."""
@@ -157,6 +172,15 @@ def mark_above(where: WorkNode | None) -> None:
     while where is not None and not where.below:
         where.below = True
         where = where.parent
+
+
+def need_place(node: WorkNode) -> None:
+    """Refused(ESTALE) when a commit that was made elsewhere has removed it, or a directory above it: what is done to it
+    would be in no commit. The kernel, which has not heard of that yet, then looks the path up again."""
+    while node.parent is not None:
+        node = node.parent
+    if node.taken:
+        raise Refused(errno.ESTALE)
 
 
 def need_directory(node: WorkNode) -> None:

@@ -37,7 +37,7 @@ class Stored(msgspec.Struct, array_like=True, frozen=True):
 class FileRecord(msgspec.Struct, array_like=True, frozen=True, tag="file"):
     """A file was closed (or synced): its whole state. base: what the bytes outside the extents are up to byte
     `base_limit`; zeros from there to `size`. stored None: nothing but the base. time: ns, when it was made, if no
-    record before has it."""
+    record before has it. runs: numbers of the runs that wrote it since the last commit."""
 
     path: Path
     attributes: Attributes
@@ -46,6 +46,7 @@ class FileRecord(msgspec.Struct, array_like=True, frozen=True, tag="file"):
     base_limit: int
     stored: Stored | None
     time: int = 0
+    runs: tuple[int, ...] = ()
 
 
 class MakeRecord(msgspec.Struct, array_like=True, frozen=True, tag="make"):
@@ -105,7 +106,34 @@ class TryRecord(msgspec.Struct, array_like=True, frozen=True, tag="try"):
     upto: int
 
 
-Record = FileRecord | MakeRecord | RemoveRecord | MoveRecord | LinkRecord | AttributesRecord | RebaseRecord | TryRecord
+class ReadPart(msgspec.Struct, array_like=True, frozen=True):
+    """Names that were read in the directory `path` of a commit (see model.observation.Source); an empty one stands for
+    something in or below it."""
+
+    repo: str
+    branch: str
+    commit: str
+    changed: bool
+    path: Path
+    names: tuple[bytes, ...]
+
+
+class RunRecord(msgspec.Struct, array_like=True, frozen=True, tag="run"):
+    """Who writes, and what its job had read, as far as no earlier record has it (see worktree.runs). reads: number of
+    what the job read, which its runs share."""
+
+    run: int
+    command: str
+    job: str
+    reads: int
+    partial: bool
+    parts: tuple[ReadPart, ...]
+
+
+Record = (
+    FileRecord | MakeRecord | RemoveRecord | MoveRecord | LinkRecord | AttributesRecord | RebaseRecord | TryRecord
+    | RunRecord
+)
 
 _ENCODE = msgspec.msgpack.Encoder().encode
 _DECODE = msgspec.msgpack.Decoder(Record).decode
@@ -119,6 +147,7 @@ def encode_record(record: Record) -> bytes:
 def decode_record(data: bytes) -> Record:
     """What `encode_record` gave; Damaged."""
     try:
-        return _DECODE(data)  # type: ignore[no-any-return]
+        record: Record = _DECODE(data)
+        return record
     except msgspec.MsgspecError as error:
         raise Damaged(f"a journal record cannot be read: {error}") from None

@@ -10,48 +10,59 @@ from __future__ import annotations
 import errno
 import itertools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 
 from vfsd.model.errors import NotCached, Refused
 from vfsd.repo.chunklist import Content
+from vfsd.worktree.disk import copy_ranges, nothing, punch_hole, unlink, write_all
 from vfsd.worktree.extents import Extents
 from vfsd.worktree.records import Stored
+from vfsd.worktree.segments import Segment, Segments
 
 SMALL = 128 << 10  # bytes up to which a new file stays in memory
 SEGMENT = 64 << 20  # bytes at which a segment is full
-_COPY = 8 << 20
+_WORTH_REMOVING = 1 << 20  # bytes from which on a segment that nobody needs goes before it is full
 _LOOK = 1 << 20  # bytes written between two looks at the disk's free space
 _RESERVE = 16 << 20  # bytes that stay free for the journal, so that a full disk can still be cleaned up
 ReadBase = Callable[[Content, int, int], bytes]
 
 
 class Staging:
-    """The staging folder of one node. Used by the event loop's thread, and by commits only to read.
+    """The staging folder of one node. Used by the event loop's thread, by threads that open branches, and by commits
+    only to read.
 
     limit: bytes that may be in it. used: bytes that are; a little more where files were cut short, until `recount`.
+    files: how many files may be in it, each of which takes a descriptor.
     """
 
-    def __init__(self, folder: str, limit: int = 1 << 62) -> None:
+    def __init__(self, folder: str, limit: int = 1 << 62, files: int = 1 << 62) -> None:
         self.folder = folder
         self.limit = limit
+        self.files = files
         os.makedirs(folder, mode=0o700, exist_ok=True)
         self._sizes = dict.fromkeys(os.listdir(folder), 0)  # staging file or segment → bytes of disk
         self.used = 0
         self.recount()
         taken = [int(name[1:]) for name in self._sizes if name[1:].isdigit()]
         self._numbers = itertools.count(max(taken, default=0) + 1)
-        self._segment: _Segment | None = None
-        self._segments: dict[str, _Segment] = {}
+        self._segment: Segment | None = None  # that is being filled
+        self._segments = Segments(folder, self._remove)
         self._admitted = _LOOK  # bytes since the last look at the disk
         self._limbo: list[tuple[int, int, str, int]] = []  # (branch, last record naming it, name, descriptor or -1)
         self._settled: dict[int, int] = {}  # branch → its records up to this number are in a commit
+        self._made, self._made_synced = 1, 0  # files that were made, at first by others; how many names are durable
+
+    @property
+    def fullness(self) -> float:
+        """The share of the limits that is used."""
+        return max(self.used / max(self.limit, 1), len(self._sizes) / self.files)
 
     def has_room(self, size: int) -> bool:
-        """Whether `size` more bytes are within the limit."""
+        """Whether `size` more bytes, in a file of their own, are within the limits."""
         if self.used + size > self.limit:
             self.recount()
-        return self.used + size <= self.limit
+        return self.used + size <= self.limit and len(self._sizes) < self.files
 
     def recount(self) -> None:
         """Ask the disk how much there is."""
@@ -69,7 +80,7 @@ class Staging:
 
     def _remove(self, name: str) -> None:
         self.used -= self._sizes.pop(name, 0)
-        _unlink(self.path(name))
+        unlink(self.path(name))
 
     def admit(self, size: int) -> None:
         """ENOSPC when the limit or the disk has no room for `size` more bytes: said at write, so that a close never
@@ -85,37 +96,33 @@ class Staging:
             raise Refused(errno.ENOSPC, f"{self.folder}: the disk is full")
         self._admitted = 0
 
-    def append(self, data: bytes | bytearray) -> tuple[_Segment, int]:
+    def append(self, data: bytes | bytearray) -> tuple[Segment, int]:
         """Put a small file's bytes into a segment; (the segment, offset). The segment counts one user more."""
         segment = self._segment
-        if segment is None or segment.size + len(data) > SEGMENT:
+        if segment is None or segment.size + len(data) > min(SEGMENT, self.limit // 8):
             if segment is not None:
-                self.release(segment.name)
+                self._segments.release(segment.name)
             segment = self._segment = self.segment(f"s{next(self._numbers)}")
         offset = segment.size
-        _write_all(segment.fd, data, offset)
+        write_all(segment.fd, data, offset)
         segment.size += len(data)
-        segment.users += 1
         self.grew(segment.name, len(data))
-        return segment, offset
+        return self._segments.use(segment.name), offset
 
-    def segment(self, name: str) -> _Segment:
+    def segment(self, name: str) -> Segment:
         """An open segment, counted as used once more by the caller."""
-        found = self._segments.get(name)
-        if found is None:
-            fd = os.open(os.path.join(self.folder, name), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            found = self._segments[name] = _Segment(name, fd, os.fstat(fd).st_size)
-        found.users += 1
-        return found
+        is_new = name not in self._segments
+        segment = self._segments.use(name)
+        self._made += is_new  # not before it is there: a sync of names in between would count it
+        return segment
 
     def release(self, name: str) -> None:
         """A user of a segment is gone; the last one takes the file along."""
-        segment = self._segments[name]
-        segment.users -= 1
-        if not segment.users:
-            del self._segments[name]
-            os.close(segment.fd)
-            self._remove(name)
+        self._segments.release(name)
+        segment = self._segment
+        if segment is not None and segment.name == name and segment.users == 1 and segment.size >= _WORTH_REMOVING:
+            self._segment = None  # nothing but what is to come is in it
+            self._segments.release(name)
 
     def retire(self, name: str, fd: int, seq: int, branch: int) -> None:
         """Nothing reads this segment's part or staging file any more, but journal records of `branch` up to `seq` may
@@ -133,18 +140,32 @@ class Staging:
             branch, last, name, fd = item
             if last > min(seq, self._settled.get(branch, 0)):
                 keep.append(item)
-            elif fd < 0:
-                self.release(name)
             else:
-                os.close(fd)
-                self._remove(name)
+                self.give_back(name, fd)
         self._limbo = keep
+
+    def give_back(self, name: str, fd: int) -> None:
+        """No journal record names this segment's part (fd -1) or staging file."""
+        if fd < 0:
+            self.release(name)
+        else:
+            os.close(fd)
+            self._remove(name)
 
     def new_file(self) -> tuple[str, int]:
         """(name, descriptor) of a fresh staging file."""
         name = f"f{next(self._numbers)}"
         self._sizes[name] = 0
+        self._made += 1
         return name, os.open(self.path(name), os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+
+    def has(self, stored: Stored) -> bool:
+        """Whether the bytes that a journal record names are there."""
+        end = stored.extents[-1][1] if stored.extents else 0
+        try:
+            return os.stat(self.path(stored.name)).st_size >= stored.offset + end
+        except FileNotFoundError:
+            return False
 
     def path(self, name: str) -> str:
         """Path of a staging file."""
@@ -153,22 +174,32 @@ class Staging:
     def sync_segments(self) -> None:
         """Make all segments' bytes durable against a power cut. Runs in any thread, in several at once too: none
         returns before what it found is durable."""
-        for segment in list(self._segments.values()):
-            size = segment.size
-            if segment.synced >= size:
-                continue
-            try:
-                os.fsync(segment.fd)
-            except OSError as error:
-                if error.errno != errno.EBADF:  # its last user is gone meanwhile
-                    raise
-            segment.synced = size
+        self._segments.sync()
+        self.sync_names()
 
-    def clean(self, used: set[str]) -> None:
-        """Remove what a dead process left that no journal record names."""
+    def sync_names(self) -> None:
+        """Make the names of all files durable against a power cut. In any thread."""
+        made = self._made
+        if self._made_synced < made:
+            fd = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+            self._made_synced = made
+
+    def clean(self, named: Mapping[int, set[str]]) -> None:
+        """Remove what a dead process left that no journal record names. named: branch → what its records name; its
+        segments, which others share, stay until it is `opened`."""
+        used = set().union(*named.values())
         for name in os.listdir(self.folder):
             if name not in used and name not in self._segments:
                 self._remove(name)
+        self._segments.expect(named)
+
+    def opened(self, branch: int) -> None:
+        """The records of a branch are brought back, and what they need is in use."""
+        self._segments.opened(branch)
 
     def close(self) -> None:
         """Close descriptors; files stay."""
@@ -176,19 +207,8 @@ class Staging:
             if fd >= 0:
                 os.close(fd)
         self._limbo.clear()
-        for segment in self._segments.values():
-            os.close(segment.fd)
-        self._segments.clear()
+        self._segments.close()
         self._segment = None
-
-
-class _Segment:
-    def __init__(self, name: str, fd: int, size: int) -> None:
-        self.name = name
-        self.fd = fd
-        self.size = size
-        self.synced = 0  # bytes that survive a power cut
-        self.users = 0
 
 
 class StagedFile:
@@ -206,13 +226,13 @@ class StagedFile:
         self._memory: bytearray | None = bytearray() if base is None else None
         self._name = ""  # of the staging file or segment, once there is one
         self._offset = 0  # of byte 0 in it
-        self._fd = -1
-        self._in_segment = False
+        self._fd, self._in_segment = -1, False
         self.recorded = 0  # last journal record that names these bytes; 0: none does
         self.recorded_state: object = None  # version and attributes that it has
         self.is_journalled = False  # a record has these bytes, or earlier ones of the same writing
         self.closed_version = -1  # what `version` was when nobody was writing
         self.doomed = False  # to be discarded once no commit reads it
+        self._refused: tuple[int, bytes] | None = None  # what the disk did not take; offset, bytes
         self._successor: StagedFile | None = None  # a copy that was begun, and that a writer will take
         self._whole = True  # False of a copy that is not done yet
 
@@ -228,20 +248,68 @@ class StagedFile:
 
     # Changing
 
-    def write(self, offset: int, data: bytes) -> None:
-        """Write; NotCached when a commit reads this version and it is too large to copy at once."""
+    def write(self, offset: int, data: bytes | memoryview) -> None:
+        """Write."""
+        self.write_behind(offset, data)()
+        self._settle()
+
+    def write_behind(self, offset: int, data: bytes | memoryview) -> Callable[[], None]:
+        """Write, but for the last part: that is what is returned, and to be called before anything else is done here.
+        It tells of no error. Should the disk refuse the bytes, although there was room for them, they are kept and
+        tried again: whoever writes on, reads, closes or syncs is told as long as they cannot be stored."""
         end = offset + len(data)
         self._staging.admit(len(data))
         self._make_writable(end)
+        rest = nothing
         if self._memory is not None:
             if offset > len(self._memory):
                 self._memory.extend(bytes(offset - len(self._memory)))
             self._memory[offset:end] = data
             self.extents.add(min(offset, self.size), end)
         else:
-            _write_all(self._fd, data, offset)
+            rest = partial(self._put, offset, data)
             self._staging.grew(self._name, self.extents.add(offset, end))
         self.size = max(self.size, end)
+        self.version += 1
+        return rest
+
+    def _put(self, offset: int, data: bytes | memoryview) -> None:
+        try:
+            write_all(self._fd, data, offset)
+        except OSError:
+            self._refused = (offset, bytes(data))
+
+    def _settle(self) -> None:
+        """Have all bytes on disk that are to be there, or say why they are not."""
+        if self._refused is not None:
+            offset, data = self._refused
+            write_all(self._fd, data, offset)
+            self._refused = None
+
+    def share(self, content: Content, offset: int, size: int) -> bool:
+        """Have `size` bytes from `offset` be those of the same place in committed `content`, without moving any; False
+        unless the file has just the bytes before them, of the same content."""
+        if self._memory or self._fd >= 0 or self.extents.ranges() or not self.size == self.base_limit == offset:
+            return False
+        if offset and (self.base is None or self.base.digest != content.digest):
+            return False
+        self._memory, self.base = None, content
+        self.size = self.base_limit = offset + size
+        self.version += 1
+        return True
+
+    def zero(self, start: int, end: int) -> None:
+        """Have zeros from byte `start` to `end`, both within the file; they take no room."""
+        if start >= end:
+            return
+        self._make_writable(self.size)
+        if self._memory is not None:
+            self._memory[start:end] = bytes(end - start)
+        else:
+            if os.fstat(self._fd).st_size < end:
+                os.ftruncate(self._fd, end)
+            punch_hole(self._fd, start, end - start)
+            self._staging.grew(self._name, self.extents.add(start, end))  # as what is written there later is not
         self.version += 1
 
     def truncate(self, size: int) -> None:
@@ -261,12 +329,13 @@ class StagedFile:
 
     def _make_writable(self, end: int) -> None:
         """Have the bytes in memory or in a file of its own."""
+        self._settle()
         if self._in_segment:
             self._memory = bytearray(os.pread(self._fd, self.size, self._offset))
             self._leave_storage()
         if self._memory is not None and end > SMALL:
             self._name, self._fd = self._staging.new_file()
-            _write_all(self._fd, self._memory, 0)
+            write_all(self._fd, self._memory, 0)
             self._staging.grew(self._name, len(self._memory))
             self._memory = None
         elif self._memory is None and self._fd < 0:
@@ -322,6 +391,7 @@ class StagedFile:
         """Bytes of a written range."""
         if self._memory is not None:
             return bytes(self._memory[offset : offset + size])
+        self._settle()
         data = os.pread(self._fd, size, self._offset + offset)
         if len(data) != size:
             raise Refused(errno.EIO, f"{self._staging.path(self._name)} is cut short")
@@ -331,6 +401,7 @@ class StagedFile:
 
     def store(self) -> Stored | None:
         """Bring the bytes to disk as far as the end of this process matters; where they are."""
+        self._settle()
         if self._memory is not None:
             if not self._memory:
                 return None
@@ -341,12 +412,21 @@ class StagedFile:
             return None
         return Stored(self._name, self._offset, tuple(self.extents.ranges()))
 
-    def sync(self) -> None:
-        """Make the bytes durable against a power cut; `store` came before."""
-        if self._in_segment:
-            self._staging.sync_segments()
-        elif self._fd >= 0:
-            os.fsync(self._fd)
+    def syncing(self) -> Callable[[], None]:
+        """What makes the bytes durable against a power cut, in any thread, whatever becomes of this file meanwhile;
+        `store` came before."""
+        if self._in_segment or self._fd < 0:
+            return self._staging.sync_segments
+        fd = os.dup(self._fd)
+
+        def run() -> None:
+            try:
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+            self._staging.sync_names()
+
+        return run
 
     @classmethod
     def restore(
@@ -371,8 +451,21 @@ class StagedFile:
         if self._successor is not None:
             self._successor.discard()
             self._successor = None
-        self._memory = None
+        self._memory = self._refused = None
         self._leave_storage()
+
+    def drop(self) -> None:
+        """The bytes are not needed any more, but for a commit that reads them."""
+        if self.frozen:
+            self.doomed = True
+        else:
+            self.discard()
+
+    def thawed(self) -> None:
+        """A commit does not read the bytes any more."""
+        self.frozen -= 1
+        if self.doomed and not self.frozen:
+            self.discard()
 
     def superseded_by(self, later: StagedFile) -> None:
         """A later journal record has the same file as `later`: let go of what `later` does not use."""
@@ -384,35 +477,16 @@ class StagedFile:
 
     def _leave_storage(self) -> None:
         if self._fd >= 0 or self._in_segment:
-            self._staging.retire(self._name, -1 if self._in_segment else self._fd, self.recorded, self.branch)
-            if not self.recorded:
-                self._staging.committed(0)
+            fd = -1 if self._in_segment else self._fd
+            if self.recorded:
+                self._staging.retire(self._name, fd, self.recorded, self.branch)
+            else:
+                self._staging.give_back(self._name, fd)
         self._name, self._fd, self._offset, self._in_segment = "", -1, 0, False
         self.recorded = 0
 
 
 def _fill(copy: StagedFile, source: str, target: str) -> None:
-    """Copy what is written. Runs in a thread; either file may be discarded meanwhile, so they are opened by names,
-    which are not used twice, and then there is nothing to do."""
-    try:
-        with open(source, "rb", buffering=0) as old, open(target, "r+b", buffering=0) as new:
-            for start, end in copy.extents.ranges():
-                for at in range(start, end, _COPY):
-                    _write_all(new.fileno(), os.pread(old.fileno(), min(_COPY, end - at), at), at)
-    except FileNotFoundError:
-        return
-    copy._whole = True
-
-
-def _write_all(fd: int, data: bytes | bytearray, offset: int) -> None:
-    view = memoryview(data)
-    while view:
-        done = os.pwrite(fd, view, offset)
-        view, offset = view[done:], offset + done
-
-
-def _unlink(path: str) -> None:
-    try:
-        os.unlink(path)
-    except FileNotFoundError:
-        pass
+    """Copy what is written, in a thread; either file may be discarded meanwhile, and then there is nothing to do."""
+    if copy_ranges(source, target, copy.extents.ranges()):
+        copy._whole = True

@@ -7,22 +7,26 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from vfsd.index.journal import JournalFile
+from vfsd.index.journal import BranchRow, JournalFile
 from vfsd.model.ids import CommitId
 from vfsd.repo.commits import Commits
 from vfsd.worktree.freeze import Frozen
+from vfsd.worktree.others import Settling
 from vfsd.worktree.records import TryRecord, decode_record, encode_record
+from vfsd.worktree.runs import observed
 
 
 class Tries:
     """The commits that were written for one freeze of a branch. The journal knows each before the branch is moved to
-    it."""
+    it. seen: what they say of their writers, as of now."""
 
-    def __init__(self, journal: JournalFile, branch: int, frozen: Frozen) -> None:
+    def __init__(self, journal: JournalFile, row: BranchRow, frozen: Frozen) -> None:
         self.frozen = frozen
+        self.seen = observed(row.repo, row.branch, frozen.wrote)
+        self.settling: Settling | None = None  # what made their trees
         self.commits: list[CommitId] = []
         self._journal = journal
-        self._branch = branch
+        self._branch = row.id
         self._last = frozen.upto
 
     def add(self, commit: CommitId) -> None:

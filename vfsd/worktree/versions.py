@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from vfsd.model.entry import Entry
 from vfsd.repo.chunklist import content_of
 from vfsd.worktree.node import WorkNode
-from vfsd.worktree.records import FileRecord, LinkRecord
+from vfsd.worktree.records import Attributes, FileRecord, LinkRecord
 from vfsd.worktree.staging import StagedFile
 
 if TYPE_CHECKING:
@@ -28,28 +30,28 @@ def writable(tree: Worktree, node: WorkNode) -> StagedFile:
     elif file.frozen or (file.is_closed and file.is_small):
         old, file = file, file.successor()
         node.file = file
-        _keep_closed(tree, node, old)
+        _keep_closed(node, old)
     return file
 
 
-def replace(tree: Worktree, node: WorkNode, file: StagedFile) -> None:
+def replace(node: WorkNode, file: StagedFile) -> None:
     """Begin anew with `file`: nothing of the old bytes is in it."""
     old, node.file = node.file, file
     if old is not None:
-        _keep_closed(tree, node, old)
+        _keep_closed(node, old)
     else:
         node.closed_mtime = node.mtime
 
 
-def _keep_closed(tree: Worktree, node: WorkNode, old: StagedFile) -> None:
+def _keep_closed(node: WorkNode, old: StagedFile) -> None:
     """`old` is not written any more: a commit may hold it if it was closed so; else nobody needs it."""
     assert node.file is not None
     if not old.is_closed:
         node.file.is_journalled = old.is_journalled  # the journal knows the file, though not these bytes
-        tree.drop(old)
+        old.drop()
         return
     if node.closed is not None:
-        tree.drop(node.closed)
+        node.closed.drop()
     node.closed, node.closed_mtime = old, node.mtime
 
 
@@ -59,7 +61,7 @@ def close(tree: Worktree, node: WorkNode) -> None:
     record(tree, node)
     node.file.closed_version = node.file.version
     if node.closed is not None:
-        tree.drop(node.closed)
+        node.closed.drop()
         node.closed = None
 
 
@@ -73,9 +75,29 @@ def record(tree: Worktree, node: WorkNode) -> None:
     if file.recorded and file.recorded_state == state:
         return
     made = 0 if node.entry else node.made
-    file.recorded = tree.record(FileRecord(path, node.attributes, file.size, file.base, file.base_limit, stored, made))
+    runs = _runs(tree, node)
+    file.recorded = tree.record(
+        FileRecord(path, node.attributes, file.size, file.base, file.base_limit, stored, made, runs)
+    )
     file.recorded_state = state
     file.is_journalled = True
+
+
+def attributes(node: WorkNode) -> Attributes:
+    """Of the bytes that a crash would leave: what is being written, and is not in the journal, has another mtime."""
+    file, at = node.file, node.attributes
+    if not node.writers or file is None or file.is_closed or file.is_journalled:
+        return at
+    return msgspec.structs.replace(at, mtime=node.closed_mtime)
+
+
+def _runs(tree: Worktree, node: WorkNode) -> tuple[int, ...]:
+    """Numbers of the runs that wrote a file; the journal knows them, and what they had read, when this returns."""
+    for run in node.runs:
+        news = tree.noted.news(run)
+        if news is not None:
+            tree.record(news)
+    return tuple(run.number for run in node.runs)
 
 
 def may_be(node: WorkNode, entry: Entry) -> bool:

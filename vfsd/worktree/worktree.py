@@ -20,11 +20,10 @@ from vfsd.repo.content import ChunkSource, read_content
 from vfsd.repo.directory import entries, lookup
 from vfsd.repo.links import new_link
 from vfsd.repo.nodes import NodeSource
-from vfsd.worktree import links, versions
+from vfsd.worktree import links, nameless, versions
 from vfsd.worktree.forgotten import Forgotten
-from vfsd.worktree.node import Removed, WorkNode, mark_above, need_directory
+from vfsd.worktree.node import Removed, WorkNode, mark_above, need_directory, need_place
 from vfsd.worktree.records import (
-    Attributes,
     AttributesRecord,
     LinkRecord,
     MakeRecord,
@@ -35,6 +34,7 @@ from vfsd.worktree.records import (
     encode_record,
 )
 from vfsd.worktree.renaming import EXCHANGE, check_rename
+from vfsd.worktree.runs import Noted
 from vfsd.worktree.staging import StagedFile, Staging
 
 MAX_NAME, MAX_FILE = 255, 1 << 62  # bytes
@@ -42,7 +42,8 @@ MAX_NAME, MAX_FILE = 255, 1 << 62  # bytes
 
 class Worktree:
     """A branch's head on this node. `on_change` is called after each change that a commit would hold. `nodes` says
-    NotCached where `blocking`, for threads, asks the store."""
+    NotCached where `blocking`, for threads, asks the store. number: of the root's inode; others get theirs from
+    `numbers`."""
 
     def __init__(
         self,
@@ -55,17 +56,13 @@ class Worktree:
         journal: JournalFile,
         staging: Staging,
         numbers: Iterator[int],
+        number: int,
         on_change: Callable[[], None],
     ) -> None:
         self.row = row
-        self.nodes = nodes
-        self.blocking = blocking
-        self.journal = journal
-        self.staging = staging
-        self.last_record = 0
-        self._chunks = chunks
-        self._numbers = numbers
-        self.on_change = on_change
+        self.nodes, self.blocking = nodes, blocking
+        self.journal, self.staging, self.last_record = journal, staging, 0
+        self._chunks, self._numbers, self.on_change = chunks, numbers, on_change
         self.read_only = ""  # why users may not write here; empty when they may
         self._changes = itertools.count(1)
         self.linked: dict[int, WorkNode] = {}  # link number → the inode that its names share
@@ -74,11 +71,11 @@ class Worktree:
         self._salt = os.urandom(16)
         self._numbered: dict[int, int] = {}  # link number → inode number that the file had before
         self.forgotten = Forgotten()
-        self.replaying = False
+        self.noted, self.replaying = Noted(), False
         self.is_detached, self.replayed_time = False, 0  # detached: the branch is deleted or opened anew without this
         self.is_abandoned = False  # nobody brings its changes back: what is not open has no bytes any more
         self.moment = 0  # when the operation under way began: what all names and directories in it get
-        self.root = WorkNode(self, next(numbers), Kind.DIR, b"", None)
+        self.root = WorkNode(self, number, Kind.DIR, b"", None)
         self.root.adopt(root)
         self.root.placed = True
 
@@ -103,7 +100,7 @@ class Worktree:
             if node.changed:
                 mark_above(parent)  # the change is one of this name too
         else:
-            number, ctime = self.forgotten.take(parent, entry.name)
+            number, ctime = self.forgotten.take(parent, entry.name, 0 if node else link)
             known = self._numbered.get(link) or links.inode_number(self._salt, link) if link and not node else number
             node = WorkNode(self, known or next(self._numbers), entry.kind, entry.name, parent)
             node.ctime = ctime
@@ -163,9 +160,19 @@ class Worktree:
             raise Refused(errno.ENAMETOOLONG)
         if self.lookup(parent, name) is not None:
             raise Refused(errno.EEXIST)
+        node = self.new(parent, name, kind, mode, uid, gid)
+        node.target, node.rdev = target, rdev
+        if kind != Kind.FILE:
+            self.record(MakeRecord((*self._path(parent), name), kind, node.attributes, target, rdev, node.ctime))
+        self.bind(parent, name, node)
+        self.touch(node)
+        return node
+
+    def new(self, parent: WorkNode, name: bytes, kind: int, mode: int, uid: int, gid: int) -> WorkNode:
+        """An inode that could be in a directory, without a name."""
         self._path(parent)
         node = WorkNode(self, next(self._numbers), kind, name, None)
-        node.mode, node.uid, node.gid, node.target, node.rdev = mode & 0o7777, uid, gid, target, rdev
+        node.mode, node.uid, node.gid = mode & 0o7777, uid, gid
         if parent.mode & 0o2000:
             node.gid = parent.gid
             if kind == Kind.DIR:
@@ -173,10 +180,6 @@ class Worktree:
         node.mtime = node.ctime = node.atime = node.made = self.moment
         if kind == Kind.FILE:
             node.file = StagedFile(self.staging, branch=self.row.id)
-        else:
-            self.record(MakeRecord((*self._path(parent), name), kind, node.attributes, target, rdev, node.ctime))
-        self._bind(parent, name, node)
-        self._touch(node)
         return node
 
     def unlink(self, parent: WorkNode, name: bytes) -> WorkNode:
@@ -213,9 +216,9 @@ class Worktree:
         if self.lookup(parent, name) is not None:
             raise Refused(errno.EEXIST)
         self._path(parent)
-        path = node.path()
-        if path is None:
-            raise Refused(errno.ENOENT)
+        if node.parent is None:
+            return nameless.name(self, node, parent, name)
+        path = self._path(node)
         links.need_names(self, node)
         versions.record_new(self, node)
         self.record(LinkRecord(path, (*self._path(parent), name), self.moment))
@@ -227,7 +230,7 @@ class Worktree:
         parent.children[name] = node
         self._changed_names(parent)
         node.ctime = self.moment
-        self._touch(node)
+        self.touch(node)
         return node
 
     def rename(self, parent: WorkNode, name: bytes, to: WorkNode, new: bytes, flags: int) -> WorkNode | None:
@@ -253,16 +256,16 @@ class Worktree:
         if other is not None:
             self._unbind(to, new, other)
         self._unbind(parent, name, node)
-        self._bind(to, new, node)
+        self.bind(to, new, node)
         if exchange and other is not None:
-            self._bind(parent, name, other)
+            self.bind(parent, name, other)
             other.ctime = self.moment
-            self._touch(other)
+            self.touch(other)
             other = None
         if other is not None:
             self._discard_unused(other)
         node.ctime = self.moment
-        self._touch(node)
+        self.touch(node)
         return other
 
     # Attributes
@@ -289,37 +292,25 @@ class Worktree:
         if (mode, uid, gid, mtime) != (None, None, None, None):
             self.attributes_changed(node)
 
-    def set_xattr(self, node: WorkNode, name: bytes, value: bytes | None) -> None:
-        """Set, or with None remove, an extended attribute. A branch's root has none: commits do not hold them."""
-        if node is self.root:
-            raise Refused(errno.ENOTSUP)
-        if value is None and name not in node.xattrs:
-            raise Refused(errno.ENODATA)
-        links.need_names(self, node)
-        if value is None:
-            del node.xattrs[name]
-        else:
-            node.xattrs = dict(sorted({**node.xattrs, name: value}.items()))
-        node.ctime = self.now()
-        self.attributes_changed(node)
-
     def attributes_changed(self, node: WorkNode) -> None:
         """Record a node's attributes as they are now."""
         path = node.path()
         if path is not None and not versions.is_new(node):
-            self.record(AttributesRecord(path, node.attributes))
-        self._touch(node)
+            self.record(AttributesRecord(path, versions.attributes(node)))
+        self.touch(node)
 
     # Bytes
 
     def opened(self, node: WorkNode, *, write: bool, truncate: bool) -> None:
         """A file was opened."""
+        if write:
+            need_place(node)
         if truncate:
             links.need_names(self, node)
-        node.opens += 1
         node.writers += write
         if truncate and (node.size or node.file is not None):
-            self.truncate(node, 0)
+            self.truncate(node, 0)  # which a full journal may refuse, where nobody writes
+        node.opens += 1
 
     def read(self, node: WorkNode, offset: int, size: int) -> bytes:
         """Up to `size` bytes from `offset`."""
@@ -330,14 +321,27 @@ class Worktree:
     def _read_base(self, content: Content, offset: int, size: int) -> bytes:
         return read_content(self.nodes, self._chunks, content, offset, size)
 
-    def write(self, node: WorkNode, offset: int, data: bytes) -> int:
-        """Write; how many bytes."""
+    def write(self, node: WorkNode, offset: int, data: bytes | memoryview) -> None:
+        """`write_behind`, done to its end."""
+        self.write_behind(node, offset, data)()
+
+    def write_behind(self, node: WorkNode, offset: int, data: bytes | memoryview) -> Callable[[], None]:
+        """Write; NotCached when a commit reads what is there and it is too large to copy at once. `data` is not kept.
+        What is returned is left to be done, as of `StagedFile.write_behind`."""
         if offset + len(data) > MAX_FILE:
             raise Refused(errno.EFBIG)
         links.need_names(self, node)
-        versions.writable(self, node).write(offset, data)
-        self._wrote(node)
-        return len(data)
+        rest = versions.writable(self, node).write_behind(offset, data)
+        self.wrote(node)
+        return rest
+
+    def share(self, node: WorkNode, content: Content, offset: int, size: int) -> bool:
+        """`StagedFile.share`: have bytes of a committed content without moving any; whether that could be done."""
+        links.need_names(self, node)
+        done = versions.writable(self, node).share(content, offset, size)
+        if done:
+            self.wrote(node)
+        return done
 
     def truncate(self, node: WorkNode, size: int) -> None:
         """Cut off or extend with zeros."""
@@ -347,22 +351,24 @@ class Worktree:
             raise Refused(errno.EFBIG)
         links.need_names(self, node)
         if size == 0:
-            versions.replace(self, node, StagedFile(self.staging, branch=self.row.id))
+            versions.replace(node, StagedFile(self.staging, branch=self.row.id))
         else:
             versions.writable(self, node).truncate(size)
-        self._wrote(node)
+        self.wrote(node)
         if not node.writers:
             versions.close(self, node)
 
-    def _wrote(self, node: WorkNode) -> None:
+    def wrote(self, node: WorkNode) -> None:
+        """A file's bytes are others."""
         node.mtime = node.ctime = self.now()
         node.drop_set_ids()
         if not node.changed or not node.writers:
-            self._touch(node)
+            self.touch(node)
 
     def flushed(self, node: WorkNode) -> None:
         """A descriptor was closed: what was written so far is in the journal when this returns."""
         if node.file is not None and node.changed:
+            self._need_journal()
             if node.writers:
                 versions.record(self, node)
             else:
@@ -374,20 +380,19 @@ class Worktree:
         node.writers -= write
         if write and not node.writers and node.file is not None and node.parent is not None:
             versions.close(self, node)
-            self._touch(node)
+            self.touch(node)
         self._discard_unused(node)
 
     def sync(self, node: WorkNode | None) -> Callable[[], None]:
         """fsync: records what there is, and gives what must be run, in a thread, to make it survive a power cut."""
-        file = None if node is None else node.file
-        if node is not None and file is not None:
+        sync_bytes = self.staging.sync_segments
+        if node is not None and node.file is not None:
+            self._need_journal()
             versions.record(self, node)
+            sync_bytes = node.file.syncing()
 
         def run() -> None:
-            if file is not None:
-                file.sync()
-            else:
-                self.staging.sync_segments()
+            sync_bytes()
             self.journal.sync()
 
         return run
@@ -410,7 +415,8 @@ class Worktree:
 
     # The names of a directory
 
-    def _bind(self, parent: WorkNode, name: bytes, node: WorkNode) -> None:
+    def bind(self, parent: WorkNode, name: bytes, node: WorkNode) -> None:
+        """Give an inode a name."""
         parent.children[name] = node  # over what is in `removed`: it may be long until a commit can hold the new one
         if node.parent is None:
             node.parent, node.name, node.placed = parent, name, False
@@ -430,17 +436,23 @@ class Worktree:
         node.lose(parent, name)
         node.ctime = self.moment
         if node.parent is not None:
-            self._touch(node)  # its other names say in commits how many there are
-        elif self.linked.get(node.link) is node:
-            del self.linked[node.link]
-            self._numbered.pop(node.link, None)
+            self.touch(node)  # its other names say in commits how many there are
+        else:
+            self.unlinked(node, node.link)
         self._changed_names(parent)
+
+    def unlinked(self, node: WorkNode, link: int) -> None:
+        """A file has no names that share this number any more."""
+        if self.linked.get(link) is node:
+            del self.linked[link]
+            self._numbered.pop(link, None)
 
     def _changed_names(self, parent: WorkNode) -> None:
         parent.mtime = parent.ctime = self.moment
-        self._touch(parent)
+        self.touch(parent)
 
-    def _touch(self, node: WorkNode) -> None:
+    def touch(self, node: WorkNode) -> None:
+        """An inode has changes that no commit has."""
         node.changed = next(self._changes)
         for where in (node.parent, *(parent for parent, _ in node.links)):
             mark_above(where)
@@ -464,21 +476,8 @@ class Worktree:
     def _discard(self, node: WorkNode) -> None:
         """An inode without a name and without users: its bytes go."""
         for file in filter(None, {node.file, node.closed}):
-            self.drop(file)
+            file.drop()
         node.file = node.closed = None
-
-    def drop(self, file: StagedFile) -> None:
-        """A file's bytes are not needed any more, but for a commit that reads them."""
-        if file.frozen:
-            file.doomed = True
-        else:
-            file.discard()
-
-    def thawed(self, file: StagedFile) -> None:
-        """A commit does not read a file's bytes any more."""
-        file.frozen -= 1
-        if file.doomed and not file.frozen:
-            file.discard()
 
     def _existing(self, parent: WorkNode, name: bytes) -> WorkNode:
         node = self.lookup(parent, name)
@@ -486,15 +485,16 @@ class Worktree:
             raise Refused(errno.ENOENT)
         return node
 
+    def _need_journal(self) -> None:
+        """Refused(ESTALE) when the branch is deleted: what is written can be kept nowhere. Where somebody has aborted
+        the transaction, its bytes are not wanted."""
+        if self.is_detached and not self.is_abandoned:
+            raise Refused(errno.ESTALE)
+
     def _path(self, node: WorkNode) -> tuple[bytes, ...]:
+        if self.is_detached:
+            raise Refused(errno.ESTALE)  # an operation that had to wait meanwhile
         path = node.path()
         if path is None:
             raise Refused(errno.ENOENT)
         return path
-
-    def new_attributes(self, node: WorkNode, attributes: Attributes) -> None:
-        """Set attributes as a journal record has them."""
-        links.need_names(self, node)
-        node.set_attributes(attributes)
-        node.ctime = node.mtime
-        self._touch(node)

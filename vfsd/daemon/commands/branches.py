@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+
 import click
 
+from vfsd.daemon.commands.triggering import shown_trigger, trigger, trigger_facts
 from vfsd.daemon.invocation import FactsCommand, Invocation, StoreCommand
 from vfsd.daemon.output import (
     Facts,
@@ -19,7 +22,7 @@ from vfsd.daemon.output import (
 )
 from vfsd.daemon.session import session
 from vfsd.daemon.specs import BRANCH, commit_at, head_commit
-from vfsd.model.errors import InvalidArgument, NotFound
+from vfsd.model.errors import InvalidArgument, NotFound, Refused
 from vfsd.model.ids import CommitId
 from vfsd.model.location import Location, parse_location, split_branch
 from vfsd.model.names import is_label
@@ -30,12 +33,15 @@ from vfsd.repo.repository import Repository, now_ns
 
 @click.group()
 def branch() -> None:
-    """Create, list, inspect and delete branches.
+    """Create, move, trigger, list, inspect and delete branches.
 
     \b
     Example:
       vfsd branch create texts/try --from main
     """
+
+
+branch.add_command(trigger)
 
 
 @branch.command("create", cls=FactsCommand)
@@ -60,7 +66,7 @@ def create(invocation: Invocation, where: tuple[str, str], source: str | None) -
     with session(invocation) as opened:
         repository = opened.repository
         repository.refs.repo(repo)
-        commit = None if source is None else _source(repository, repo, source)
+        commit = None if source is None else _commit(repository, repo, source, "--from")
         if commit is None:
             head = repository.refs.create_branch(repo, name, None, now_ns())
         else:
@@ -69,6 +75,47 @@ def create(invocation: Invocation, where: tuple[str, str], source: str | None) -
             print_json(_facts(head))
         else:
             print_line(f"created branch {repo}/{name}" + (f" at {short(commit)}" if commit else ""))
+
+
+@branch.command("move", cls=FactsCommand)
+@click.argument("where", type=BRANCH, metavar="REPO/BRANCH")
+@click.option(
+    "--to", "target", metavar="REV", required=True,
+    help="Where it goes: a branch of the repo, BRANCH@REV, REPO/BRANCH[@REV], a tag or a commit id.",
+)  # fmt: skip
+@click.option("--force", is_flag=True, help="Also when nothing else leads to where it stands.")
+@click.pass_obj
+def move(invocation: Invocation, where: tuple[str, str], target: str, force: bool) -> None:
+    """Move a branch to another commit of the same repo.
+
+    Pipelines that read the branch then run over that commit, once. So one that reads a branch which is moved by hand
+    works when you say so, however often others write.
+
+    \b
+    Examples:
+      vfsd branch move texts/live --to main
+      vfsd branch move texts/live --to main@~2
+    """
+    with session(invocation) as opened:
+        repository = opened.repository
+        head = repository.refs.head(*where)
+        _check_own(head)
+        commit = _commit(repository, where[0], target, "--to")
+        if commit != head.commit:
+            away = head.commit is None or repository.commits.leads_to(commit, head.commit)
+            if not (away or force or repository.leads_elsewhere(head)):
+                raise Refused(
+                    errno.EBUSY,
+                    f"{head.repo}/{head.branch} stands at {short(head.commit)}, to which nothing else leads:"
+                    " `vfsd tag create` keeps that, --force gives it up",
+                )
+            moved = repository.move_branch(head, commit, now_ns())
+        else:
+            moved = head
+        if invocation.json:
+            print_json(_facts(moved))
+        else:
+            print_line(f"{moved.repo}/{moved.branch} stands at {short(commit)}")
 
 
 @branch.command("list", cls=FactsCommand)
@@ -117,7 +164,7 @@ def inspect(invocation: Invocation, where: tuple[str, str]) -> None:
         print_fields([
             ("branch", f"{head.repo}/{head.branch}"),
             ("moved", rfc3339(head.head.moved)),
-            ("output of", head.head.pipeline),
+            ("written by", _writer(head) if head.head.pipeline or head.head.trigger else ""),
             *(commit_fields(commit) if commit else [("commit", "none yet")]),
         ])
 
@@ -138,18 +185,24 @@ def delete(invocation: Invocation, where: tuple[str, str]) -> None:
     """
     with session(invocation) as opened:
         refs = opened.repository.refs
-        check_writable(refs.head(*where))
+        _check_own(refs.head(*where))
         refs.delete_branch(*where)
 
 
-def _source(repository: Repository, repo: str, text: str) -> CommitId:
-    """The commit that `--from` names; InvalidArgument when it is of another repo."""
+def _check_own(head: Head) -> None:
+    """ReadOnly for a branch of a pipeline's. One with a trigger is somebody's own all the same."""
+    if head.head.trigger is None:
+        check_writable(head)
+
+
+def _commit(repository: Repository, repo: str, text: str, option: str) -> CommitId:
+    """The commit that an option names; InvalidArgument when it is of another repo."""
     if "/" in text:
         where = parse_location(text)
         if where.path:
-            raise InvalidArgument(f"--from {text!r}: a commit is meant here, REPO/BRANCH[@REV]")
+            raise InvalidArgument(f"{option} {text!r}: a commit is meant here, REPO/BRANCH[@REV]")
         if where.repo != repo:
-            raise InvalidArgument(f"--from {text!r}: a branch of {repo} begins at a commit of {repo}; `vfsd cp` copies")
+            raise InvalidArgument(f"{option} {text!r}: a branch of {repo} has commits of {repo}; `vfsd cp` copies")
         return commit_at(repository, where).id
     name, rev = split_branch(text)
     if is_label(name) and any(known == name for _, known, _ in repository.refs.branches(repo)):
@@ -165,7 +218,7 @@ def _source(repository: Repository, repo: str, text: str) -> CommitId:
             raise NotFound(f"repo {repo} has no branch and no tag {parsed.tag}") from None
         return repository.commits.back(start, parsed.back).id
     if not parsed.prefix:
-        raise InvalidArgument(f"--from {text!r}: of which branch? Say BRANCH@{text}")
+        raise InvalidArgument(f"{option} {text!r}: of which branch? Say BRANCH@{text}")
     return commit_at(repository, Location(repo, "any", parsed, (), text)).id
 
 
@@ -177,9 +230,15 @@ def _facts(head: Head) -> Facts:
         "commit": head.commit,
         "moved": rfc3339(head.head.moved),
         "pipeline": head.head.pipeline or None,
+        "trigger": trigger_facts(head.head.trigger),
     }
 
 
 def _row(head: Head) -> tuple[str, ...]:
-    writer = f"pipeline {head.head.pipeline}" if head.head.pipeline else "users"
-    return (f"{head.repo}/{head.branch}", short(head.commit), shown_time(head.head.moved), writer)
+    return (f"{head.repo}/{head.branch}", short(head.commit), shown_time(head.head.moved), _writer(head))
+
+
+def _writer(head: Head) -> str:
+    if head.head.trigger is not None:
+        return f"trigger on {shown_trigger(head.head.trigger)}"
+    return f"pipeline {head.head.pipeline}" if head.head.pipeline else "users"

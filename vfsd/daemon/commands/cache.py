@@ -11,14 +11,12 @@ from vfsd.cache.bulk import BulkFetch, Fetched
 from vfsd.cache.chunk_cache import ChunkCache
 from vfsd.cache.inspection import empty, holding
 from vfsd.daemon.invocation import FactsCommand, Invocation
-from vfsd.daemon.output import print_fields, print_json, print_line, progress, shown_size
+from vfsd.daemon.output import counted, print_fields, print_json, print_line, progress, shown_size
 from vfsd.daemon.session import Session, session
 from vfsd.daemon.specs import SPEC, Spec, entry_at
-from vfsd.model.entry import Chunk, Entry, Kind, count_below
+from vfsd.model.entry import Chunk, count_below
 from vfsd.model.errors import Damaged, NoSpace
-from vfsd.repo.chunklist import content_of, iter_chunks
-from vfsd.repo.repository import Repository
-from vfsd.repo.tree import walk
+from vfsd.repo.tree import chunks_below
 
 
 @click.group()
@@ -101,7 +99,7 @@ def warm(invocation: Invocation, spec: Spec) -> None:
                     " name a part of it, or raise cache_disk"
                 )
             tally = _Tally()
-            found = fetcher.fetch(tally.count(_chunks(opened.repository, entry)), warm=True, progress=report)
+            found = fetcher.fetch(tally.count(chunks_below(opened.repository.nodes, entry)), warm=True, progress=report)
         if invocation.json:
             print_json({
                 "chunks": tally.chunks, "size": tally.size, "brought": found.size, "requests": found.requests,
@@ -132,7 +130,7 @@ def drop(invocation: Invocation) -> None:
         if invocation.json:
             print_json({"used": found.used, "segments": found.segments, "blocks": found.blocks})
         else:
-            print_line(f"dropped {shown_size(found.used)} in {found.segments} segments")
+            print_line(f"dropped {shown_size(found.used)} in {counted(found.segments, 'segment')}")
 
 
 class _Tally:
@@ -169,17 +167,8 @@ def _cache(opened: Session, folder: str) -> ChunkCache:
     )
 
 
-def _chunks(repository: Repository, entry: Entry) -> Iterator[Chunk]:
-    """The chunks of all files, in the order of paths, which is how they lie in packs."""
-    files = [entry] if entry.kind == Kind.FILE else (below for _, below in walk(repository.nodes, entry))
-    for file in files:
-        if file.kind == Kind.FILE:
-            for _, chunk in iter_chunks(repository.nodes, content_of(file)):
-                yield chunk
-
-
 def _summary(spec: Spec, tally: _Tally, found: Fetched) -> str:
-    text = f"{spec.text}: {shown_size(tally.size)} in {tally.chunks} chunks are in the cache"
+    text = f"{spec.text}: {shown_size(tally.size)} in {counted(tally.chunks, 'chunk')} are in the cache"
     if found.requests:
-        return f"{text}; {shown_size(found.size)} came now, with {found.requests} requests"
+        return f"{text}; {shown_size(found.size)} came now, with {counted(found.requests, 'request')}"
     return f"{text} already"

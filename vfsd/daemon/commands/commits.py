@@ -10,6 +10,7 @@ from vfsd.daemon import control
 from vfsd.daemon.invocation import FactsCommand, Invocation
 from vfsd.daemon.output import print_json, print_line
 from vfsd.daemon.session import daemon_facts, settings_for
+from vfsd.daemon.specs import TEXT
 from vfsd.model.location import parse_branch
 
 
@@ -38,7 +39,7 @@ def commit() -> None:
 
 
 def _message(command: Any) -> Any:
-    return click.option("-m", "--message", default="", metavar="TEXT", help="The commit's message.")(command)
+    return click.option("-m", "--message", type=TEXT, default="", help="The commit's message.")(command)
 
 
 @commit.command(cls=FactsCommand, hidden=True)

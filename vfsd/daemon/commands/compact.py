@@ -7,15 +7,14 @@ import msgspec
 
 from vfsd.daemon.durations import DURATION, shown
 from vfsd.daemon.invocation import FactsCommand, Invocation
-from vfsd.daemon.output import Facts, counter, print_fields, print_json, print_line, shown_size, shown_text
+from vfsd.daemon.output import Facts, counter, print_fields, print_json, print_line, shown_size
 from vfsd.daemon.session import session
-from vfsd.model.errors import Damaged, NotFound
+from vfsd.model.errors import Damaged
+from vfsd.model.shown import shown_text
 from vfsd.pipeline.reachable import job_trees
 from vfsd.repo.compact import CompactResult
 from vfsd.repo.compact import compact as compact_store
 from vfsd.repo.condemning import GRACE_S, Amount
-from vfsd.repo.gather import Scattered, gather, scattered
-from vfsd.repo.repository import Repository
 
 
 @click.command(cls=FactsCommand)
@@ -34,9 +33,8 @@ def compact(invocation: Invocation, rewrite: bool, below: int, grace: float) -> 
 
     Without --rewrite it only looks, and says what it would do. `vfsd gc` deletes whole packs; this gives back the room
     of what is not needed in others. Like gc it takes two runs: what is not needed is condemned by one, and gone after
-    one that comes later than --grace. No commit changes, and old pointers are led on by small maps. It also gathers the
-    trees of branches that hundreds of small commits have scattered over as many objects, so that other nodes read them
-    by few requests. It may run while others read and write, and it may be interrupted.
+    one that comes later than --grace. No commit changes, and old pointers are led on by small maps. It may run while
+    others read and write, and it may be interrupted.
 
     \b
     Examples:
@@ -51,31 +49,15 @@ def compact(invocation: Invocation, rewrite: bool, below: int, grace: float) -> 
                 repository, job_trees(repository), rewrite=rewrite, author=opened.settings.author, below=below / 100,
                 grace_s=grace, progress=report,
             )  # fmt: skip
-            trees = _scattered(repository)
-            gathered = [gather(repository, one.head) if rewrite else 0 for one in trees]
         if invocation.json:
-            print_json(_facts(result, trees, gathered, rewrite=rewrite))
+            print_json(_facts(result, rewrite=rewrite))
         else:
-            _print(result, trees, gathered, grace, rewrite=rewrite)
+            _print(result, grace, rewrite=rewrite)
         if result.problems:
             raise Damaged(f"{len(result.problems)} objects in {opened.settings.store} could not be rewritten")
 
 
-def _scattered(repository: Repository) -> list[Scattered]:
-    found = []
-    for repo, branch, _ in list(repository.refs.branches()):
-        try:
-            one = scattered(repository, repository.refs.head(repo, branch))
-        except NotFound:
-            continue  # deleted just now
-        if one is not None:
-            found.append(one)
-    return found
-
-
-def _print(
-    result: CompactResult, trees: list[Scattered], gathered: list[int], grace: float, *, rewrite: bool
-) -> None:
+def _print(result: CompactResult, grace: float, *, rewrite: bool) -> None:
     then = "rewritten" if rewrite else "rewritten by `vfsd compact --rewrite`"
     after = f"rewritten by `vfsd compact --rewrite` in {shown(grace)}"
     needed = f"{shown_size(result.live)} needed" + (f": {after}" if rewrite else "")
@@ -83,20 +65,11 @@ def _print(
         ("sparse", _shown(result.sparse, needed)),
         ("waiting", _shown(result.waiting, f"rewritten by `vfsd compact --rewrite` in {shown(result.next or 0)}")),
         ("due", _shown(result.rewritten, f"{then}, which gives {shown_size(result.freed)} back")),
-        *(("scattered", _shown_tree(one, count)) for one, count in zip(trees, gathered, strict=True)),
     ])  # fmt: skip
     for problem in result.problems:
         print_line(shown_text(problem))
-    if not (result.sparse.objects or result.waiting.objects or result.rewritten.objects or trees):
+    if not (result.sparse.objects or result.waiting.objects or result.rewritten.objects):
         print_line("nothing to compact")
-
-
-def _shown_tree(one: Scattered, gathered: int) -> str:
-    return f"{_name(one)} by {one.commits} small commits" + (f": {gathered} tree nodes gathered" if gathered else "")
-
-
-def _name(one: Scattered) -> str:
-    return f"{one.head.repo}/{one.head.branch}"
 
 
 def _shown(amount: Amount, what: str) -> str:
@@ -105,14 +78,10 @@ def _shown(amount: Amount, what: str) -> str:
     return f"{', '.join(parts)}, {shown_size(amount.bytes)}: {what}" if parts else ""
 
 
-def _facts(result: CompactResult, trees: list[Scattered], gathered: list[int], *, rewrite: bool) -> Facts:
+def _facts(result: CompactResult, *, rewrite: bool) -> Facts:
     return {
         "rewrite": rewrite, "sparse": msgspec.structs.asdict(result.sparse), "live": result.live,
         "waiting": msgspec.structs.asdict(result.waiting), "due": msgspec.structs.asdict(result.rewritten),
         "freed": result.freed, "next_s": None if result.next is None else round(result.next, 3),
-        "scattered": [
-            {"id": _name(one), "commits": one.commits, "gathered": count}
-            for one, count in zip(trees, gathered, strict=True)
-        ],
         "problems": list(result.problems),
     }  # fmt: skip

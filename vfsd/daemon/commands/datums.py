@@ -7,21 +7,21 @@ import click
 from vfsd.daemon.invocation import FactsCommand, Invocation
 from vfsd.daemon.output import (
     Facts,
+    counted,
     name_facts,
     print_fields,
     print_json,
     print_json_list,
     print_table,
     short,
-    shown_name,
     shown_size,
-    shown_text,
     shown_time,
 )
 from vfsd.daemon.session import session
 from vfsd.model.datum import DatumInput
 from vfsd.model.entry import count_below
 from vfsd.model.rev import rfc3339
+from vfsd.model.shown import shown_name, shown_text
 from vfsd.pipeline.ledger import LedgerDatum, LedgerReader, find_datum, job_datums
 from vfsd.pipeline.records import JobRecords
 
@@ -99,7 +99,7 @@ def inspect(invocation: Invocation, job_id: str, datum_id: str) -> None:
             ("started", rfc3339(stats.started)),
             ("finished", rfc3339(stats.finished)),
             *(("read", _shown_input(one)) for one in reader.inputs(found.entry)),
-            ("wrote", "" if output is None else f"{count_below(output)} files, {shown_size(output.size)}"),
+            ("wrote", "" if output is None else f"{counted(count_below(output), 'file')}, {shown_size(output.size)}"),
         ])
 
 

@@ -13,9 +13,10 @@ import click
 
 from vfsd.daemon.config import Settings
 from vfsd.daemon.invocation import FactsCommand, Invocation
-from vfsd.daemon.output import Facts, print_json_list, print_line, shown_size, shown_text
+from vfsd.daemon.output import Facts, print_json_list, print_line, shown_size
 from vfsd.daemon.session import settings_for
 from vfsd.model.errors import NotFound, Unavailable, VfsdError
+from vfsd.model.shown import shown_text
 from vfsd.pipeline.sandbox import sandbox_works
 from vfsd.repo.repository import read_format
 from vfsd.store.api import ObjectStore

@@ -57,7 +57,8 @@ def gc(invocation: Invocation, delete: bool, grace: float) -> None:
         ("unreachable", _shown(result.condemned, f"condemned: {after}" if delete else "not condemned yet")),
         ("condemned", _shown(result.waiting, soon)),
         ("due", _shown(result.deleted, then)),
-        ("uploads", _shown_uploads(result.uploads, delete=delete)),
+        ("uploads", _shown_others(result.uploads, "abandoned", delete=delete)),
+        ("records", _shown_others(result.records, "of commits that are gone", delete=delete)),
         *(("at work", f"{who}: nothing is condemned that is younger than its work") for who in result.held),
     ])  # fmt: skip
     if result.lost:
@@ -72,14 +73,17 @@ def _shown(amount: Amount, what: str = "") -> str:
     return f"{', '.join(parts)}, {shown_size(amount.bytes)}" + (f": {what}" if what else "")
 
 
-def _shown_uploads(count: int, *, delete: bool) -> str:
+def _shown_others(count: int, what: str, *, delete: bool) -> str:
     if not count:
         return ""
-    return f"{count} abandoned: {'removed' if delete else 'removed by `vfsd gc --delete`'}"
+    return f"{count} {what}: {'removed' if delete else 'removed by `vfsd gc --delete`'}"
 
 
 def _facts(result: GcResult, *, delete: bool) -> Facts:
-    facts: Facts = {"delete": delete, "kept": result.kept, "uploads": result.uploads, "lost": result.lost}
+    facts: Facts = {
+        "delete": delete, "kept": result.kept, "uploads": result.uploads, "records": result.records,
+        "lost": result.lost,
+    }  # fmt: skip
     amounts = {
         "reachable": result.reachable, "young": result.young, "unreachable": result.condemned,
         "condemned": result.waiting, "due": result.deleted,

@@ -20,8 +20,6 @@ from vfsd.daemon.output import (
     print_line,
     print_table,
     short,
-    shown_name,
-    shown_text,
     shown_time,
 )
 from vfsd.daemon.session import session
@@ -31,6 +29,7 @@ from vfsd.model.entry import Entry, Kind, same
 from vfsd.model.errors import NotFound, Refused
 from vfsd.model.location import Location
 from vfsd.model.rev import rfc3339
+from vfsd.model.shown import shown_name, shown_text
 from vfsd.repo.commit_object import CommitObject
 from vfsd.repo.diff import Changed
 from vfsd.repo.diff import diff as tree_diff
@@ -72,7 +71,7 @@ def log(invocation: Invocation, spec: Spec, number: int | None) -> None:
 def show(invocation: Invocation, spec: Spec) -> None:
     """Show one commit.
 
-    What it is, who made it when, and from which commits.
+    What it is, who made it when, from which commits, and which programs were seen to write it.
 
     \b
     Examples:
@@ -84,10 +83,14 @@ def show(invocation: Invocation, spec: Spec) -> None:
         commit = commit_at(opened.repository, where, header=True)
         opened.repository.drops.refresh()
         dropped = opened.repository.drops.find(commit.id)
+        writers = list(_writers(opened.repository, commit))
         if invocation.json:
-            print_json(_facts(opened.repository, commit))
+            print_json({**_facts(opened.repository, commit), "writers": writers})
             return
-        print_fields([*commit_fields(commit), *([("dropped", _shown_drop(dropped))] if dropped else [])])
+        print_fields([
+            *commit_fields(commit), *(("written by", _shown_writer(one)) for one in writers),
+            *([("dropped", _shown_drop(dropped))] if dropped else []),
+        ])  # fmt: skip
         if commit.header.message:
             print_line()
             for line in commit.header.message.splitlines():
@@ -159,6 +162,18 @@ def _facts(repository: Repository, commit: CommitObject) -> Facts:
     if found is not None:
         dropped = {"time": rfc3339(found.time), "author": found.author, "reason": found.reason}
     return {**commit_facts(commit), "dropped": dropped}
+
+
+def _writers(repository: Repository, commit: CommitObject) -> Iterator[Facts]:
+    """Who was seen to write a commit, of those that had read something. complete: whether all of that was kept."""
+    for job in repository.observations.get(commit).jobs:
+        for writer in job.writers:
+            yield {"command": writer.command, "job": job.command, "complete": not job.partial}
+
+
+def _shown_writer(writer: Facts) -> str:
+    of_job = f", of {shown_text(writer['job'])}" if writer["job"] not in {"", writer["command"]} else ""
+    return shown_text(writer["command"]) + of_job
 
 
 def _shown_drop(found: DropRow) -> str:

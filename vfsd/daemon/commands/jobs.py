@@ -6,31 +6,34 @@ import errno
 import sys
 import time
 from collections.abc import Iterator
+from typing import NoReturn
 
 import click
 
 from vfsd.daemon import control
+from vfsd.daemon.following import FOLLOW_S, Following
 from vfsd.daemon.invocation import FactsCommand, Invocation, StoreCommand
 from vfsd.daemon.output import (
     Facts,
+    counted,
     print_fields,
     print_json,
     print_json_list,
     print_line,
     print_table,
     short,
-    shown_text,
     shown_time,
 )
 from vfsd.daemon.session import Session, session
 from vfsd.model.datum import DatumState
 from vfsd.model.errors import InvalidArgument, Refused, Unavailable, VfsdError
-from vfsd.model.ids import JobId
 from vfsd.model.job import JobState
 from vfsd.model.names import check_label
 from vfsd.model.rev import rfc3339
+from vfsd.model.shown import shown_text
+from vfsd.pipeline.lease import PREFIX as RUNNERS
 from vfsd.pipeline.ledger import LedgerReader, find_datum, job_datums
-from vfsd.pipeline.records import JobRecord, JobRecords, is_current
+from vfsd.pipeline.records import JobRecord, JobRecords, input_commits, is_current
 from vfsd.pipeline.registry import PipelineState, Registry
 from vfsd.repo.repository import now_ns
 
@@ -52,18 +55,24 @@ def job() -> None:
 
 @job.command("list", cls=FactsCommand)
 @click.argument("pipeline", metavar="[PIPELINE]", required=False)
+@click.option("--watch", is_flag=True, help="Go on with a line for each job that is new or has changed.")
 @click.pass_obj
-def list_(invocation: Invocation, pipeline: str | None) -> None:
+def list_(invocation: Invocation, pipeline: str | None, watch: bool) -> None:
     """List the jobs of a pipeline, or of all, newest first.
 
+    With --watch the command goes on until it is interrupted, the newest last; with --json each line is a job then.
+
     \b
-    Example:
+    Examples:
       vfsd job list wordcount
+      vfsd job list --watch
     """
     with session(invocation) as opened:
         records = JobRecords(opened.repository)
         if pipeline is not None and records.newest(check_label("pipeline", pipeline)) is None:
             Registry(opened.repository).get(pipeline)
+        if watch:
+            _watch(records, pipeline, invocation.json)
         found = records.known(pipeline)
         if invocation.json:
             print_json_list(map(job_facts, found))
@@ -137,19 +146,28 @@ def wait(invocation: Invocation, job_id: str | None, pipeline: str | None) -> No
 @job.command("logs", cls=StoreCommand)
 @click.argument("job_id", metavar="JOB")
 @click.option("--datum", metavar="DATUM", help="Of this datum alone, also when the job skipped it.")
+@click.option("--follow", is_flag=True, help="Go on until the job has ended; running datums too.")
 @click.pass_obj
-def logs(invocation: Invocation, job_id: str, datum: str | None) -> None:
+def logs(invocation: Invocation, job_id: str, datum: str | None, follow: bool) -> None:
     """Write what the commands of a job printed to standard output.
 
-    Of each datum that ran and printed something, behind a line that names it. Of a job in flight, those that ended.
+    Of each datum that ran and printed something, behind a line that names it. Of a job in flight, those that ended and,
+    as far as they are, those that run on this node; with --follow what comes then, too. Of a service or spout the last
+    output, 512 KiB or more.
 
     \b
     Examples:
       vfsd job logs 3fa9
       vfsd job logs 3fa9 --datum 07c1
+      vfsd job logs 3fa9 --follow
     """
     with session(invocation) as opened:
         record = JobRecords(opened.repository).find(job_id)
+        if not record.finished:
+            following = Following(opened, record, datum or "")
+            while following.look() and follow:
+                time.sleep(FOLLOW_S)
+            return
         reader = LedgerReader(opened.repository)
         sys.stdout.flush()
         out = sys.stdout.buffer
@@ -184,6 +202,33 @@ def stop(invocation: Invocation, job_id: str) -> None:
         Registry(opened.repository).stop_job(record.pipeline, record.id)
 
 
+@job.command("rerun", cls=StoreCommand)
+@click.argument("job_id", metavar="JOB")
+@click.option("--failed", is_flag=True, help="Only those that are not done; without it, all datums run again.")
+@click.option("--datum", "datums", metavar="DATUM", multiple=True, help="Only this one; may be given several times.")
+@click.pass_obj
+def rerun(invocation: Invocation, job_id: str, failed: bool, datums: tuple[str, ...]) -> None:
+    """Run datums of a job again, in a new job of its pipeline.
+
+    The new job is over what the input branches hold now, by the spec in force; a datum of JOB that is none any more is
+    passed over. What the datums had written is replaced.
+
+    \b
+    Examples:
+      vfsd job rerun 3fa9
+      vfsd job rerun 3fa9 --failed
+      vfsd job rerun 3fa9 --datum 07c1 --datum b2
+    """
+    if failed and datums:
+        raise click.UsageError("give --failed or --datum")
+    with session(invocation) as opened:
+        record = JobRecords(opened.repository).find(job_id)
+        if not record.finished:
+            raise Refused(errno.EBUSY, f"job {short(record.id)} still runs: `vfsd job stop {short(record.id)}` ends it")
+        redo = tuple(find_datum(opened.repository, record, prefix).id for prefix in datums)
+        Registry(opened.repository).run(record.pipeline, again=not failed and not redo, redo=redo)
+
+
 class _Waiting:
     """Waits for jobs by looking at the index, which whoever runs pipelines on this node writes."""
 
@@ -199,7 +244,7 @@ class _Waiting:
         looks = self._looks()
         while not record.finished:
             next(looks)
-            record = self._records.get(record.pipeline, JobId(record.id))
+            record = self._records.again(record)
         return record
 
     def for_pipeline(self, name: str) -> JobRecord | None:
@@ -214,16 +259,20 @@ class _Waiting:
 
     def _standing(self, name: str) -> tuple[bool, JobRecord | None]:
         head = self._registry.get(name)
-        pfs = head.spec.input.pfs
-        if self._registry.find(pfs.repo) is not None:
-            done, record = self._standing(pfs.repo)
-            if not done or (record is not None and record.state is not JobState.SUCCESS):
-                return done, record
-        commit = self._repository.refs.head(pfs.repo, pfs.branch).commit
-        last = self._records.last(name)
-        if is_current(last, head, commit):
-            return True, None if commit is None else last
-        if head.state is PipelineState.STOPPED and not self._records.in_flight(name):
+        if head.spec.is_lasting:
+            raise InvalidArgument(f"pipeline {name} is a {head.spec.kind}, which goes on until it is stopped")
+        for repo in dict.fromkeys(pfs.repo for pfs in head.spec.pfs_inputs()):
+            upstream = self._registry.find(repo)
+            if upstream is not None and not upstream.spec.is_lasting:
+                done, record = self._standing(repo)
+                if not done or (record is not None and record.state is not JobState.SUCCESS and record.output is None):
+                    return done, record
+        inputs = input_commits(head.spec, lambda repo, branch: self._repository.refs.head(repo, branch).commit)
+        newest = self._records.newest(name)
+        works = newest is not None and not newest.finished
+        if not works and is_current(newest, head, inputs):
+            return True, newest if inputs else None
+        if head.state is PipelineState.STOPPED and not works:
             raise InvalidArgument(f"pipeline {name} is stopped: `vfsd pipeline start {name}` starts it")
         return False, None
 
@@ -231,13 +280,29 @@ class _Waiting:
         """Ends its turns when there may be something new; Unavailable when there will never be."""
         seen = self._repository.index.data_version()
         while True:
-            if control.ask(control.socket_path(self._settings.node_dir(self._repository.format.id)), "status") is None:
-                raise Unavailable("nothing runs the pipelines of this store here: `vfsd mount` does")
+            here = control.ask(control.socket_path(self._settings.node_dir(self._repository.format.id)), "status")
+            elsewhere = next(self._repository.store.list(RUNNERS), None)
+            if elsewhere is None and (here is None or here["sandbox"] is None):
+                raise Unavailable("nothing runs the pipelines of this store: `vfsd mount` does")
             until = time.monotonic() + ASK_S
             while (now := self._repository.index.data_version()) == seen and time.monotonic() < until:
                 time.sleep(LOOK_S)
             seen = now
             yield
+
+
+def _watch(records: JobRecords, pipeline: str | None, as_json: bool) -> NoReturn:
+    seen: dict[str, JobRecord] = {}
+    while True:
+        changed = [record for record in reversed(records.known(pipeline)) if seen.get(record.id) != record]
+        seen.update((record.id, record) for record in changed)
+        for record in changed:
+            if as_json:
+                print_json(job_facts(record))
+            else:
+                print_line("  ".join(_row(record)))
+        sys.stdout.flush()
+        time.sleep(ASK_S)
 
 
 def job_facts(record: JobRecord) -> Facts:
@@ -278,8 +343,7 @@ def _row(record: JobRecord) -> tuple[str, ...]:
 
 def _shown_counts(record: JobRecord) -> str:
     counts = record.datums
-    ran = "1 datum" if counts.success == 1 else f"{counts.success} datums"
-    return f"{ran} ran, {counts.skipped} skipped"
+    return f"{counted(counts.success, 'datum')} ran, {counts.skipped} skipped"
 
 
 def _took(record: JobRecord) -> str:

@@ -18,10 +18,11 @@ from vfsd.daemon.notify import READY_FD, tell_parent
 from vfsd.daemon.output import print_fields, print_json, print_line, print_table, short, shown_size
 from vfsd.daemon.session import daemon_facts, opened_store, settings_for
 from vfsd.model.errors import NotFound, Unavailable, VfsdError
+from vfsd.model.shown import shown_text
 from vfsd.repo.repository import init_store, read_format
 from vfsd.store.open import open_store
 
-START_S = 60.0  # how long `mount` waits for the daemon to be ready
+START_S = 300.0  # how long `mount` waits for the daemon to be ready: changes of an earlier run are brought back first
 STOP_S = 90.0  # how long `umount` waits for the last commits
 
 
@@ -99,10 +100,10 @@ def _start(settings: Settings, store_id: str, mountpoint: str, read_only: bool, 
     with open(log_path, "ab") as log:
         process = subprocess.Popen(
             [*command, "--", os.path.abspath(mountpoint)], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-            start_new_session=True, cwd="/", pass_fds=[writing], env={**os.environ, READY_FD: str(writing)},
+            start_new_session=True, pass_fds=[writing], env={**os.environ, READY_FD: str(writing)},
         )  # fmt: skip
     os.close(writing)
-    with os.fdopen(reading, encoding="utf-8") as pipe:
+    with os.fdopen(reading, encoding="utf-8", errors="surrogateescape") as pipe:
         ready, _, _ = select.select([pipe], [], [], START_S)
         word = pipe.readline().strip() if ready else ""
     if word == "ready":
@@ -113,6 +114,9 @@ def _start(settings: Settings, store_id: str, mountpoint: str, read_only: bool, 
         failed = VfsdError(text)
         failed.exit_code = int(code)
         raise failed
+    if not ready:
+        process.terminate()
+        raise Unavailable(f"the daemon was not ready after {START_S:.0f} s, and is told to end: {log_path} says more")
     raise Unavailable(f"the daemon did not get ready: {log_path} says why")
 
 
@@ -187,6 +191,10 @@ def status(invocation: Invocation) -> None:
                 for row in facts["branches"]
             ),
         )
+    for row in facts["branches"]:
+        if row["gave_way"]:
+            paths = ", ".join(map(shown_text, row["gave_way"]))
+            print_line(f"gave way in {row['repo']}/{row['branch']}, and is in earlier commits: {paths}")
 
 
 def _staging(facts: dict[str, int] | None) -> str:
@@ -196,7 +204,7 @@ def _staging(facts: dict[str, int] | None) -> str:
 def _without_daemon(url: str, store_id: str, folder: str) -> dict[str, Any]:
     from vfsd.index.journal import JournalFile  # noqa: PLC0415
 
-    branches = []
+    branches: list[dict[str, Any]] = []
     path = os.path.join(folder, "journal.sqlite")
     if os.path.exists(path):
         journal = JournalFile(path)
@@ -206,8 +214,9 @@ def _without_daemon(url: str, store_id: str, folder: str) -> dict[str, Any]:
                     "repo": row.repo, "branch": row.branch,
                     "state": "changed" if row.held is None else "transaction",
                     "commit": row.base or None, "error": None, "retries": 0,
+                    "gave_way": [],
                 }
-                for row in journal.branches() if journal.records(row.id)
+                for row in journal.branches() if row.held is not None or journal.records(row.id)
             ]  # fmt: skip
         finally:
             journal.close()

@@ -7,12 +7,13 @@ import errno
 import os
 import stat as st
 import sys
-from collections.abc import Iterator
+from contextlib import AbstractContextManager
 
 import click
 
-from vfsd.cache.chunk_cache import ChunkCache
+from vfsd.cache.stream import streamed
 from vfsd.daemon.invocation import FactsCommand, Invocation, StoreCommand
+from vfsd.daemon.observing import has_read
 from vfsd.daemon.output import (
     Facts,
     entry_facts,
@@ -25,7 +26,6 @@ from vfsd.daemon.output import (
     print_line,
     print_table,
     progress,
-    shown_name,
     shown_size,
 )
 from vfsd.daemon.session import session
@@ -34,10 +34,12 @@ from vfsd.model.entry import Entry, Kind, count_below
 from vfsd.model.errors import InvalidArgument, NotFound, Refused
 from vfsd.model.location import parse_location
 from vfsd.model.rev import rfc3339
+from vfsd.model.shown import shown_name
 from vfsd.repo.chunklist import content_of, iter_chunks
 from vfsd.repo.directory import entries
 from vfsd.repo.ingest import Export, ReadChunk, local_errors
 from vfsd.repo.repository import Repository
+from vfsd.repo.tree import chunks_below
 
 
 @click.command(cls=FactsCommand)
@@ -105,11 +107,11 @@ def cat(invocation: Invocation, specs: tuple[Spec, ...]) -> None:
     """
     with session(invocation) as opened:
         files = [_file_at(opened.repository, spec) for spec in specs]
+        for spec in specs:
+            has_read(opened, spec.where, Kind.FILE)
         sys.stdout.flush()
         for entry in files:
-            for data in _chunks(opened.repository, entry):
-                sys.stdout.buffer.write(data)
-        sys.stdout.buffer.flush()
+            _write_out(opened.repository, entry)
 
 
 def _file_at(repository: Repository, spec: Spec) -> Entry:
@@ -125,15 +127,16 @@ def _file_at(repository: Repository, spec: Spec) -> Entry:
     return entry
 
 
-def _chunks(repository: Repository, entry: Entry) -> Iterator[bytes]:
-    read = _reader(repository)
-    for _, chunk in iter_chunks(repository.nodes, content_of(entry)):
-        yield read(chunk)
+def _write_out(repository: Repository, entry: Entry) -> None:
+    with _reader(repository, entry) as read:
+        for _, chunk in iter_chunks(repository.nodes, content_of(entry)):
+            sys.stdout.buffer.write(read(chunk))
+    sys.stdout.buffer.flush()
 
 
-def _reader(repository: Repository) -> ReadChunk:
-    """Reads as the mount does: verified, and found again where bytes have moved."""
-    return ChunkCache(repository.store, repository.index, None, memory_limit=1 << 20).get
+def _reader(repository: Repository, entry: Entry) -> AbstractContextManager[ReadChunk]:
+    """Reads what is below `entry`, in order, as the mount does: verified, and found again where bytes have moved."""
+    return streamed(repository.store, repository.index, chunks_below(repository.nodes, entry))
 
 
 @click.command(cls=FactsCommand)
@@ -208,15 +211,18 @@ def get(invocation: Invocation, spec: Spec, local: str) -> None:
         repository = opened.repository
         if local == "-":
             file = _file_at(repository, spec)
+            has_read(opened, spec.where, Kind.FILE)
             sys.stdout.flush()
-            for data in _chunks(repository, file):
-                sys.stdout.buffer.write(data)
-            sys.stdout.buffer.flush()
+            _write_out(repository, file)
             return
         entry = entry_at(repository, spec.where)
         target = _target(entry, spec, local)
-        with progress("get", lambda: max(entry.size, count_below(entry))) as report:
-            export = Export(repository.nodes, _reader(repository), progress=report)
+        has_read(opened, spec.where, entry.kind)
+        with (
+            progress("get", lambda: max(entry.size, count_below(entry))) as report,
+            _reader(repository, entry) as read,
+        ):
+            export = Export(repository.nodes, read, progress=report)
             if entry.kind == Kind.DIR and os.path.isdir(target):
                 for child in entries(repository.nodes, entry.node):
                     export.path(child, os.path.join(target, child.name))
@@ -226,6 +232,8 @@ def get(invocation: Invocation, spec: Spec, local: str) -> None:
 
 def _target(entry: Entry, spec: Spec, local: str) -> bytes:
     """The local path that `entry` becomes; Refused and NotFound where it cannot."""
+    if not local:
+        raise InvalidArgument("LOCAL is empty: name a file or directory, or - for standard output")
     path = os.fsencode(local)
     is_dir = os.path.isdir(path)
     if local.endswith("/") and not is_dir:

@@ -11,6 +11,7 @@ import msgspec
 from vfsd.daemon.invocation import FactsCommand, Invocation, StoreCommand
 from vfsd.daemon.output import (
     Facts,
+    counted,
     print_fields,
     print_json,
     print_json_list,
@@ -18,16 +19,16 @@ from vfsd.daemon.output import (
     print_table,
     short,
     shown_size,
-    shown_text,
     shown_time,
 )
 from vfsd.daemon.session import session
 from vfsd.daemon.specs import TEXT, head_commit
-from vfsd.lineage.graph import dependents
+from vfsd.lineage.downstream import dependents
 from vfsd.model.commit import RepoObject
 from vfsd.model.errors import NotFound, Refused
 from vfsd.model.names import DEFAULT_BRANCH
 from vfsd.model.rev import rfc3339
+from vfsd.model.shown import shown_text
 from vfsd.pipeline.registry import Registry
 from vfsd.repo.commit_object import CommitObject
 from vfsd.repo.repository import Repository, now_ns
@@ -166,8 +167,8 @@ def _ask(name: str) -> None:
 def _refuse_if_driven(repository: Repository, name: str) -> None:
     """A pipeline that reads or writes a repo would be left without it: not even --force does that."""
     for head in Registry(repository).all():
-        if name in {head.name, head.spec.input.pfs.repo}:
-            raise Refused(errno.EBUSY, f"repo {name} belongs to pipeline {head.name}: delete the pipeline first")
+        if name in {head.name, *(pfs.repo for pfs in head.spec.pfs_inputs())}:
+            raise Refused(errno.EBUSY, f"pipeline {head.name} reads or writes repo {name}: delete the pipeline first")
 
 
 def _refuse_if_needed(repository: Repository, name: str) -> None:
@@ -208,4 +209,4 @@ def _facts(found: _Found) -> Facts:
 def _shown_commit(commit: CommitObject | None) -> str:
     if commit is None:
         return "no commits yet"
-    return f"{short(commit.id)}  {commit.header.files} files, {shown_size(commit.header.size)}"
+    return f"{short(commit.id)}  {counted(commit.header.files, 'file')}, {shown_size(commit.header.size)}"

@@ -10,16 +10,7 @@ import msgspec
 
 from vfsd.daemon.durations import DURATION, shown
 from vfsd.daemon.invocation import FactsCommand, Invocation, StoreCommand
-from vfsd.daemon.output import (
-    Facts,
-    print_json,
-    print_json_list,
-    print_line,
-    print_table,
-    short,
-    shown_text,
-    shown_time,
-)
+from vfsd.daemon.output import Facts, print_json, print_json_list, print_line, print_table, short, shown_time
 from vfsd.daemon.session import Session, session
 from vfsd.daemon.specs import SPEC, TEXT, Spec, commit_at, no_path
 from vfsd.model.errors import InvalidArgument, Refused
@@ -27,6 +18,7 @@ from vfsd.model.ids import CommitId
 from vfsd.model.location import Location, parse_location
 from vfsd.model.names import check_label
 from vfsd.model.rev import parse_rev, rfc3339
+from vfsd.model.shown import shown_text
 from vfsd.repo import retention as rules_of
 from vfsd.repo.repository import now_ns
 from vfsd.repo.retention import BranchPlan, KeepRules, RetentionObject, Rules

@@ -5,20 +5,12 @@ from __future__ import annotations
 import click
 
 from vfsd.daemon.invocation import FactsCommand, Invocation, StoreCommand
-from vfsd.daemon.output import (
-    Facts,
-    print_json,
-    print_json_list,
-    print_line,
-    print_table,
-    short,
-    shown_text,
-    shown_time,
-)
+from vfsd.daemon.output import Facts, print_json, print_json_list, print_line, print_table, short, shown_time
 from vfsd.daemon.session import session
 from vfsd.daemon.specs import SPEC, TEXT, Spec, commit_at, no_path
 from vfsd.model.commit import Tag
 from vfsd.model.rev import rfc3339
+from vfsd.model.shown import shown_text
 from vfsd.repo.repository import now_ns
 
 

@@ -18,7 +18,8 @@ from vfsd.daemon.session import Session, session
 from vfsd.daemon.specs import SPEC, Spec, writable_head
 from vfsd.model.errors import InvalidArgument, NotFound
 from vfsd.repo.follow import Follower, Timing
-from vfsd.repo.mirror import Mirror, one_line
+from vfsd.repo.mirror import Mirror
+from vfsd.repo.tree import show
 from vfsd.serve.fuse.mount import mounts
 
 log = logging.getLogger(__name__)
@@ -62,7 +63,7 @@ def watch(invocation: Invocation, folder: str, spec: Spec, delete: bool, once: b
 
 def _once(mirror: Mirror) -> None:
     for path, why in mirror.once().obstacles.items():
-        log.warning("%s: left out: %s", one_line((mirror.top, *path)), why)
+        log.warning("%s: left out: %s", show((mirror.top, *path)), why)
 
 
 def _follow(mirror: Mirror, settings: Settings) -> None:

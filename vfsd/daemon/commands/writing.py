@@ -13,7 +13,8 @@ from contextlib import closing, contextmanager
 import click
 
 from vfsd.daemon.invocation import FactsCommand, Invocation
-from vfsd.daemon.output import commit_facts, print_json, print_line, progress, short, shown_text
+from vfsd.daemon.observing import had_read
+from vfsd.daemon.output import commit_facts, print_json, print_line, progress, short
 from vfsd.daemon.placing import Target, final_path, place
 from vfsd.daemon.session import Session, session
 from vfsd.daemon.specs import SPEC, TEXT, Spec, commit_at, entry_at, head_commit, writable_head
@@ -21,13 +22,16 @@ from vfsd.model.commit import Provenance
 from vfsd.model.entry import KIND_OF, Entry, Kind
 from vfsd.model.errors import InvalidArgument, ReadOnly
 from vfsd.model.location import Location
+from vfsd.model.observation import Folder, Observation, ObservedJob, Source, Writer, encode_observation, folders_of
+from vfsd.model.shown import shown_text
 from vfsd.repo.ingest import Ingest, local_errors
 from vfsd.repo.links import relink
 from vfsd.repo.repository import Build
-from vfsd.repo.tree import apply, change_set, find
+from vfsd.repo.tree import Path, apply, change_set, find
 from vfsd.repo.writer import BlobWriter
 
 _COPY = 1 << 20
+_CP = "vfsd cp"
 
 _message = click.option("-m", "--message", type=TEXT, help="The commit's message.  [default: what was done]")
 
@@ -60,14 +64,16 @@ def put(invocation: Invocation, local: str, spec: Spec, message: str | None) -> 
         with local_errors(path):
             kind = KIND_OF[stat.S_IFMT(os.lstat(path).st_mode)]
         writable_head(repository, where)
-        final_path(repository.nodes, repository.root(where), target, kind)  # before the work, not after it
+        final = final_path(repository.nodes, repository.root(where), target, kind)  # before the work, not after it
         with closing(repository.writer()) as writer:
             with progress("put", lambda: _measure(path)) as report:
                 ingest = Ingest(repository.chunker, writer, repository.nodes, progress=report)
                 entry = ingest.path(path, own_name)
             writer.embeddable()  # what is too much for a commit object is stored now: merging reads it
             default = f"put {'standard input' if local == '-' else os.fsdecode(own_name)}"
-            _commit(invocation, opened, writer, where, _placing(opened, target, entry), message, default)
+            seen = had_read(opened, where, final, kind)
+            change = _placing(opened, target, entry)
+            _commit(invocation, opened, writer, where, change, message, default, seen.provenance, seen.data)
 
 
 @click.command(cls=FactsCommand)
@@ -95,10 +101,12 @@ def cp(invocation: Invocation, source: Spec, spec: Spec, message: str | None) ->
         target = Target(where, where.path, spec.inside, own_name)
         writable_head(repository, where)
         edge = Provenance(from_commit.header.repo, from_commit.header.branch, from_commit.id)
+        final = final_path(repository.nodes, repository.root(where), target, entry.kind)
+        lineage = _copied(edge, source.where.path, final, is_dir=entry.kind == Kind.DIR)
         with closing(repository.writer()) as writer:
             copy = relink(repository.nodes, writer, entry, os.fsencode(f"{source.text} {spec.text}"))
             change = _placing(opened, target, copy)
-            _commit(invocation, opened, writer, where, change, message, f"copy {source.text}", (edge,))
+            _commit(invocation, opened, writer, where, change, message, f"copy {source.text}", (edge,), lineage)
 
 
 @click.command(cls=FactsCommand)
@@ -140,9 +148,16 @@ def _placing(opened: Session, target: Target, entry: Entry) -> Build:
     return lambda root, writer: place(nodes, writer, root, target, entry)
 
 
+def _copied(edge: Provenance, path: Path, final: Path, *, is_dir: bool) -> bytes:
+    """The lineage object of a copy."""
+    read, wrote = ((Folder(one),) if is_dir else folders_of([one]) for one in (path, final))
+    source = Source(edge.repo, edge.branch, edge.commit, changed=False, folders=read)
+    return encode_observation(Observation((ObservedJob(_CP, False, (source,), (Writer(_CP, wrote),)),)))
+
+
 def _commit(
     invocation: Invocation, opened: Session, writer: BlobWriter, where: Location, change: Build, message: str | None,
-    default: str, provenance: tuple[Provenance, ...] = (),
+    default: str, provenance: tuple[Provenance, ...] = (), lineage: bytes = b"",
 ) -> None:
     """Make the commit and print it, or the head when nothing changes."""
     repository = opened.repository
@@ -154,6 +169,7 @@ def _commit(
         message=shown_text(default) if message is None else message,
         author=opened.settings.author,
         provenance=provenance,
+        lineage=lineage,
     )
     commit = made.commit if made else head_commit(repository, repository.refs.head(where.repo, where.branch).commit)
     if invocation.json:

@@ -1,1 +1,1 @@
-"""The view as a kernel filesystem: pyfuse3's one owner."""
+"""The view as a kernel filesystem: the kernel's FUSE protocol, spoken here."""

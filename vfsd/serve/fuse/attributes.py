@@ -2,71 +2,78 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 
-import pyfuse3
-
 from vfsd.model.entry import S_IFMT, Kind
-from vfsd.serve.view import Folder, Node, SnapNode
+from vfsd.serve.fuse import protocol
+from vfsd.serve.fuse.channel import Failure
+from vfsd.serve.view import Node, SnapNode
 from vfsd.worktree.node import WorkNode
 
-FOREVER = 10 * 365 * 86400.0  # seconds: a snapshot never changes
-UNTIL_TOLD = 3600.0  # a live branch changes only through the kernel, or with a notification
-MOMENT = 1.0  # names of repos and branches, which others make and remove
-NOT_AT_ALL = 0.0  # names such as `main@~1`, which mean another commit after the next
+# How long the kernel need not ask again, in seconds.
+FOREVER = 10 * 365 * 86400  # a snapshot never changes
+UNTIL_TOLD = 3600  # a live branch changes only through the kernel, or with a notification
+MOMENT = 1  # names of repos and branches, which others make and remove
+NOT_AT_ALL = 0  # names such as `main@~1`, which mean another commit after the next
 
 _UID, _GID = os.geteuid(), os.getegid()
 
 
-def attributes(node: Node, started: int) -> pyfuse3.EntryAttributes:
-    """The attributes of a node; `started`: mtime in ns of the namespace's own folders."""
-    found = pyfuse3.EntryAttributes()
-    found.st_ino = pyfuse3.InodeT(node.ino)
-    found.generation = 0
-    found.st_blksize = 1 << 20
+def mode(node: Node) -> int:
+    """Kind and permissions."""
     if isinstance(node, WorkNode):
-        _work(found, node)
-    elif isinstance(node, SnapNode):
-        _snapshot(found, node)
-    else:
-        _folder(found, node, started)
-    found.st_blocks = (found.st_size + 511) // 512
-    return found
+        return S_IFMT[node.kind] | node.mode
+    if isinstance(node, SnapNode):
+        entry = node.entry
+        return entry.st_mode if entry.kind == Kind.SYMLINK else entry.st_mode & ~0o222
+    return stat.S_IFDIR | (0o555 if node.gid else 0o755)
 
 
-def _work(found: pyfuse3.EntryAttributes, node: WorkNode) -> None:
-    found.st_mode = pyfuse3.ModeT(S_IFMT[node.kind] | node.mode)
-    found.st_nlink = node.nlink
-    found.st_uid, found.st_gid, found.st_rdev = node.uid, node.gid, node.rdev
-    found.st_size = node.size
-    found.st_mtime_ns, found.st_ctime_ns = node.mtime, node.ctime
-    found.st_atime_ns = node.atime
-    found.entry_timeout = found.attr_timeout = UNTIL_TOLD
-    if node is node.head.root:
-        found.entry_timeout = MOMENT
+def attributes(node: Node, started: int) -> bytes:
+    """The attributes of a node; `started`: times, in ns since 1970, of the namespace's own folders."""
+    if isinstance(node, WorkNode):
+        return protocol.attr(
+            node.ino, mode(node), node.nlink, node.uid, node.gid, node.rdev, node.size, node.atime, node.mtime,
+            node.ctime,
+        )  # fmt: skip
+    if isinstance(node, SnapNode):
+        return _snapshot(node)
+    return protocol.attr(node.ino, mode(node), 2, _UID, _GID, 0, 0, started, started, started)
 
 
-def _snapshot(found: pyfuse3.EntryAttributes, node: SnapNode) -> None:
+def _snapshot(node: SnapNode) -> bytes:
     entry = node.entry
-    found.st_mode = pyfuse3.ModeT(entry.st_mode & ~0o222 if entry.kind != Kind.SYMLINK else entry.st_mode)
-    found.st_nlink = max(1, entry.more.names)
+    nlink, size = max(1, entry.more.names), entry.size
     if entry.kind == Kind.DIR:
-        found.st_nlink = 2 + (0 if entry.node is None else entry.node.directories)
-    found.st_uid, found.st_gid, found.st_rdev = entry.uid, entry.gid, entry.more.rdev
-    found.st_size = 0 if entry.kind == Kind.DIR else entry.size
-    found.st_mtime_ns = found.st_ctime_ns = found.st_atime_ns = entry.mtime
-    found.entry_timeout = found.attr_timeout = FOREVER
-    if node is node.top:
-        found.entry_timeout = NOT_AT_ALL
+        nlink, size = 2 + (0 if entry.node is None else entry.node.directories), 0
+    mtime = entry.mtime
+    return protocol.attr(
+        node.ino, mode(node), nlink, entry.uid, entry.gid, entry.more.rdev, size, mtime, mtime, mtime
+    )
 
 
-def _folder(found: pyfuse3.EntryAttributes, node: Folder, started: int) -> None:
-    found.st_mode = pyfuse3.ModeT(stat.S_IFDIR | (0o555 if node.gid else 0o755))
-    found.st_nlink = 2
-    found.st_uid, found.st_gid, found.st_rdev = _UID, _GID, 0
-    found.st_size = 0
-    found.st_mtime_ns = found.st_ctime_ns = found.st_atime_ns = started
-    found.entry_timeout = found.attr_timeout = MOMENT
+def name_holds(node: Node) -> int:
+    """For how long the name of a node stands for it."""
+    if isinstance(node, WorkNode):
+        return MOMENT if node is node.head.root else UNTIL_TOLD
+    if isinstance(node, SnapNode):
+        return NOT_AT_ALL if node is node.top else FOREVER
+    return MOMENT
 
 
+def attributes_hold(node: Node) -> int:
+    """For how long the attributes of a node are what they are."""
+    if isinstance(node, WorkNode):
+        return UNTIL_TOLD
+    return FOREVER if isinstance(node, SnapNode) else MOMENT
+
+
+def fitting(value: bytes, size: int) -> bytes:
+    """An attribute's value as it is asked for: with size 0, how long it is."""
+    if size == 0:
+        return protocol.GETXATTR_OUT.pack(len(value), 0)
+    if len(value) > size:
+        raise Failure(errno.ERANGE)
+    return value

@@ -9,18 +9,23 @@ from vfsd.model.entry import Entry
 from vfsd.serve.readahead import Reader
 from vfsd.serve.view import Node, SnapNode
 from vfsd.worktree.node import WorkNode
+from vfsd.worktree.runs import Run
 
 POSITIONS = 1 << 16  # names of an open directory that are remembered for seekdir(3)
 
 
 class OpenFile:
-    """An open file description."""
+    """An open file description. caller: the thread that opened it; run: what is written through it is of, if known.
+    is_torn: a process that had it open was killed."""
 
-    __slots__ = ("node", "reader", "write")
+    __slots__ = ("caller", "is_torn", "node", "reader", "run", "write")
 
-    def __init__(self, node: SnapNode | WorkNode, *, write: bool) -> None:
+    def __init__(self, node: SnapNode | WorkNode, caller: int, run: Run | None, *, write: bool) -> None:
         self.node = node
+        self.caller = caller
+        self.run = run
         self.write = write
+        self.is_torn = False
         self.reader = Reader()
 
 

@@ -1,21 +1,20 @@
-"""Mounting: is the place fit, which options, and the kernel's own knobs. One mount a process (pyfuse3's rule)."""
+"""Mounting: is the place fit, which options, and the kernel's own knobs."""
 
 from __future__ import annotations
 
 import errno
 import logging
 import os
+import socket
 import subprocess
 
 import msgspec
-import pyfuse3
 
 from vfsd.model.errors import AccessDenied, AlreadyExists, InvalidArgument, NotFound, Unavailable
-from vfsd.serve.fuse.operations import Operations
-from vfsd.serve.fuse.session import MAX_BACKGROUND, READ_AHEAD, device, stand_in
+from vfsd.serve.fuse.channel import MAX_BACKGROUND, READ_AHEAD, Channel
+from vfsd.serve.fuse.protocol import Unsupported
 
 log = logging.getLogger(__name__)
-WORKERS = 64
 KNOWN_OPTIONS = frozenset({"allow_other", "allow_root", "noatime", "ro", "rw", "dev", "suid", "exec", "nodev", "nosuid",
                            "noexec", "max_read", "fsname", "subtype", "default_permissions", "auto_unmount"})
 
@@ -86,24 +85,73 @@ def unmount(path: str, *, lazy: bool = False) -> None:
         raise Unavailable(f"{path} cannot be unmounted: {text[0] if text else 'fusermount3 failed'}")
 
 
-def mount(operations: Operations, mountpoint: str, source: str, options: set[str], *, read_only: bool) -> None:
-    """Mount; `serve` then answers the kernel."""
+def mount(mountpoint: str, source: str, options: set[str], *, read_only: bool) -> Channel:
+    """Mount; whoever uses the filesystem waits until the channel is served. InvalidArgument, NotFound, Unavailable."""
     for option in options:
         if option.partition("=")[0] not in KNOWN_OPTIONS:
             known = ", ".join(sorted(KNOWN_OPTIONS))
             raise InvalidArgument(f"-o {option}: not a mount option that vfsd knows: {known}")
-    words = {"default_permissions", f"fsname={source}", "subtype=vfsd", *options}
+    words = {"default_permissions", f"fsname={_escaped(source)}", "subtype=vfsd", *options}
     if read_only:
         words.add("ro")
+    users: frozenset[int] = frozenset()
+    if "allow_root" in words:  # the kernel knows everybody or the owner alone
+        words.remove("allow_root")
+        words.add("allow_other")
+        users = frozenset({0, os.geteuid()})
     if os.geteuid() == 0:
         words.add("allow_other")
-    session = stand_in()
+    channel = Channel(_device(mountpoint, ",".join(sorted(words))), users)
     try:
-        pyfuse3.init(operations, mountpoint, words)
-    except RuntimeError as error:
-        raise Unavailable(f"{mountpoint} cannot be mounted: {error}: check the values of -o") from None
-    session.begin(device())
+        channel.greet()
+    except Unsupported as error:
+        channel.close()
+        unmount(mountpoint, lazy=True)
+        raise Unavailable(f"{mountpoint} cannot be mounted: {error}") from None
     _tune(mountpoint)
+    return channel
+
+
+def _escaped(source: str) -> str:
+    """Commas divide the options."""
+    return source.replace("\\", "\\\\").replace(",", "\\,")
+
+
+def _device(mountpoint: str, options: str) -> int:
+    """The descriptor of /dev/fuse under which fusermount3 has mounted: it sends it through a socket (fuse's
+    doc/kernel.txt and lib/mount.c)."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    with ours, theirs:
+        try:
+            process = subprocess.Popen(
+                ["fusermount3", "-o", options, "--", mountpoint], stderr=subprocess.PIPE, pass_fds=[theirs.fileno()],
+                env={**os.environ, "_FUSE_COMMFD": str(theirs.fileno())},
+            )
+        except FileNotFoundError:
+            raise NotFound("fusermount3 is not installed: install the package fuse3") from None
+        theirs.close()
+        _, descriptors, _, _ = socket.recv_fds(ours, 1, 1)
+        if descriptors:
+            if "auto_unmount" in options.split(","):
+                os.dup(ours.fileno())  # fusermount3 stays, and unmounts when this socket closes with the process
+                process.stderr.close()  # type: ignore[union-attr]
+            else:
+                process.communicate()
+            os.set_inheritable(descriptors[0], False)
+            return descriptors[0]
+        text = process.communicate()[1].decode(errors="replace").strip().removeprefix("fusermount3: ").splitlines()
+        why = text[0] if text else "fusermount3 failed"
+        raise Unavailable(f"{mountpoint} cannot be mounted: {why}: check the values of -o")
+
+
+def close(channel: Channel, mountpoint: str, *, unmount_too: bool) -> None:
+    """Let go of the device and, unless somebody else has, of the mountpoint."""
+    channel.close()
+    if unmount_too:
+        try:
+            unmount(mountpoint, lazy=True)
+        except Unavailable as error:
+            log.debug("%s", error)  # the daemon's end has unmounted it
 
 
 def _tune(mountpoint: str) -> None:
@@ -121,18 +169,3 @@ def _tune(mountpoint: str) -> None:
                 file.write(str(value))
         except OSError as error:
             log.debug("%s stays as it is: %s", path, error.strerror)
-
-
-async def serve() -> None:
-    """Answer the kernel until the filesystem is unmounted or `stop` is called."""
-    await pyfuse3.main(max_tasks=WORKERS)
-
-
-def stop() -> None:
-    """Have `serve` return."""
-    pyfuse3.terminate()
-
-
-def close(*, unmount_too: bool) -> None:
-    """Clean up behind `mount`."""
-    pyfuse3.close(unmount=unmount_too)
