@@ -639,6 +639,36 @@ async def test_a_store_that_is_away_for_a_moment_costs_no_result(tmp_path: Path,
         shop.close()
 
 
+async def test_a_job_that_somebody_was_told_has_ended_is_nowhere_said_to_run(tmp_path: Path) -> None:
+    store = FaultyStore(LocalStore(str(tmp_path / "store")))
+    shop = Workshop(tmp_path / "shop", store)
+    elsewhere = Workshop(tmp_path / "elsewhere", LocalStore(str(tmp_path / "store")), node="other")
+    seen: list[list[JobRecord]] = []
+
+    def plan(request: Request) -> Fault | None:
+        if request.kind.startswith("put") and request.key.startswith("jobs/") and not seen:
+            for node in (shop, elsewhere):
+                newest = node.records.newest("count")
+                assert newest is not None
+                again = node.records.again(newest)
+                seen.append([again, *node.records.known("count"), node.records.find(newest.id[:6])])
+        return None
+
+    try:
+        shop.put({"a": "1"})
+        create(shop, spec(cmd=COPY))
+        store.plan = plan
+        async with shop.service() as running:
+            job = await running.job()
+        store.plan = no_faults
+        assert seen == [[job] * 3] * 2
+        for node in (shop, elsewhere):
+            assert node.records.known() == [job]
+    finally:
+        shop.close()
+        elsewhere.close()
+
+
 async def test_a_fresh_index_knows_from_the_store_what_is_done(shop: Workshop) -> None:
     shop.put({"a": "1", "b": "2"})
     create(shop, spec(cmd=COPY))

@@ -246,15 +246,19 @@ class JobRecords:
         """The job whose id begins with `prefix`; NotFound, Ambiguous. Jobs of other nodes are looked for too."""
         if _ID.fullmatch(prefix) is None:
             raise NotFound(f"there is no job {prefix[:64]!r}: a job is named by the beginning of its id, in hex digits")
-        found = self._index.jobs_with_prefix(prefix)
-        if not any(_decoded(data).finished for data in found):
-            self.bring()
-            found = self._index.jobs_with_prefix(prefix)
+        found = self._with_prefix(prefix)
+        if not any(record.finished for record in found.values()):
+            ended = self.bring()
+            found = self._with_prefix(prefix)
+            found.update((record.id, record) for record in ended if record.id.startswith(prefix))
         if not found:
             raise NotFound(f"there is no job that begins with {prefix}")
         if len(found) > 1:
             raise Ambiguous(f"{len(found)} jobs begin with {prefix}: give more digits")
-        return _decoded(found[0])
+        return next(iter(found.values()))
+
+    def _with_prefix(self, prefix: str) -> dict[JobId, JobRecord]:
+        return {record.id: record for record in map(_decoded, self._index.jobs_with_prefix(prefix))}
 
     def all(self, pipeline: str | None = None) -> Iterator[JobRecord]:
         """Jobs that the index knows, newest first."""
@@ -262,8 +266,11 @@ class JobRecords:
 
     def known(self, pipeline: str | None = None) -> list[JobRecord]:
         """Jobs of all nodes, newest first."""
-        self.bring(pipeline)
-        return list(self.all(pipeline))
+        ended = self.bring(pipeline)
+        if not ended:
+            return list(self.all(pipeline))
+        found = {record.id: record for record in (*self.all(pipeline), *ended)}
+        return sorted(found.values(), key=lambda record: (-record.created, record.id))
 
     def newest(self, pipeline: str) -> JobRecord | None:
         """The newest job of a pipeline, whichever node runs it. One request."""
@@ -282,22 +289,28 @@ class JobRecords:
             return newest
         return self.stored(record.pipeline, record.id) or record
 
-    def bring(self, pipeline: str | None = None) -> None:
-        """Have this node know the jobs of all nodes, of one pipeline or of all, and what those in flight came to."""
+    def bring(self, pipeline: str | None = None) -> list[JobRecord]:
+        """Have this node know the jobs of all nodes, of one pipeline or of all, and what those in flight came to. What
+        it gives back are those that ended and are not written down so: whoever ran them is about to, or died of it."""
         restore_jobs(self._repository, pipeline)
+        ended = []
         folders = self._store.list_folders("pipelines/") if pipeline is None else [key_part(pipeline)]
         for folder in folders:
             found = read_standing(self._store, from_key_part(folder))
-            if found is None or found[0].record.finished:
+            if found is None:
                 continue
             record = found[0].record
-            if self._fresher(record) is record:
+            if record.finished:
+                if not self.has_ended(record.id):
+                    ended.append(record)
+            elif self._fresher(record) is record:
                 self.note(record)
                 try:
                     for part in results_of(self._store, found[0]):
                         self._index.add_datum_results(record.id, part)
                 except NotFound:
                     self.stored(record.pipeline, record.id)  # it has ended just now
+        return ended
 
     def _fresher(self, record: JobRecord) -> JobRecord:
         """A job as the store has it, or as this node does, when that is no older."""
