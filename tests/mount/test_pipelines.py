@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import resource
 import select
 import subprocess
 import sys
@@ -97,6 +98,16 @@ def test_user_code_sees_its_inputs_read_only_and_nothing_of_the_mount(mounted: M
     assert environ["data_COMMIT"] == commit
     assert environ["COLOUR"] == "green"
     assert {"PACH_JOB_ID", "VFSD_JOB_ID", "PACH_DATUM_ID", "VFSD_DATUM_ID"} <= environ.keys()
+
+
+def test_commands_have_as_many_descriptors_as_the_daemon_was_started_with(node: Mounted) -> None:
+    node.run("mount", node.path, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (300, 600)))
+    (node.path / "data").mkdir()
+    script = ["ulimit -Sn >/pfs/out/soft; ulimit -Hn >/pfs/out/hard"]
+    create(node, "limits", "data", "/*", {"cmd": ["sh"], "stdin": script})
+    write(node, a="one")
+    node.run("job", "wait", "--pipeline", "limits")
+    assert outputs(node.path / "limits/main") == {"soft": "300\n", "hard": "600\n"}
 
 
 def test_a_failing_datum_is_tried_again_then_fails_the_job_and_leaves_the_branch(mounted: Mounted) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -62,6 +63,13 @@ async def test_an_environment_holds_what_is_documented_and_nothing_else(
     expected = {"PATH", "HOME", "LANG", "MINE", "texts", "texts_COMMIT", "VFSD_PFS", "VFSD_OUT"}
     expected |= {prefix + name for name in twins for prefix in ("PACH_", "VFSD_")}
     assert found.keys() - {"PWD", "OLDPWD", "SHLVL", "_", "TMPDIR"} == expected
+
+
+@both
+async def test_a_command_may_have_the_descriptors_that_it_is_to_have(maker: Maker, bench: Bench) -> None:
+    outcome, log = await bench.outcome(maker, bench.run("ulimit -Sn; ulimit -Hn"), descriptors=77)
+    assert outcome.ok, log
+    assert log == f"77\n{resource.getrlimit(resource.RLIMIT_NOFILE)[1]}\n"
 
 
 @both

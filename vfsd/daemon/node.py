@@ -81,6 +81,7 @@ class Node:
         self._lock = lock_node(self.folder)
         self.repository = Repository(self.store, Index(settings.index_path(self.format.id)), self.format)
         self.journal = JournalFile(os.path.join(self.folder, "journal.sqlite"))
+        self.descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)  # commands that this starts get no more
         self.staging = Staging(os.path.join(self.folder, "staging"), settings.staging_disk, _descriptors() // 2)
         self.unfinished = recover(self.journal, self.staging)  # branches that have something of an earlier run
         cache_folder = None if self.store.is_local else settings.cache_folder(self.format.id)
@@ -332,6 +333,7 @@ class Daemon:
             mount=mountpoint,
             snapshot=lambda repo, branch, commit: os.fsencode(f"{mountpoint}/{repo}/{branch}@{commit}"),
             outlets=self._view.outlets,
+            descriptors=node.descriptors,
             scratch=os.path.join(node.folder, "scratch"),
             runner_file=os.path.join(node.folder, "runner"),
             life_s=node.settings.lease_s,

@@ -145,6 +145,9 @@ def give_up_privileges(request: dict[str, Any], root: bytes = b"") -> None:
         most = resource.getrlimit(kind)[1]
         value = limit if most == resource.RLIM_INFINITY else min(limit, most)
         resource.setrlimit(kind, (value, value))
+    if request["descriptors"] is not None:
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (request["descriptors"], most))
     dumpable(False)  # the command, of the same user, is not to look into this process
 
 

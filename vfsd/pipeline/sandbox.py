@@ -83,8 +83,9 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
     """What holds for all datums of a job.
 
     account: whom they run as. offline: without any network. gpus: with the machine's GPUs. files_in_memory: bytes that
-    each of /tmp, /var/tmp and /dev/shm may hold. limits: of setrlimit(2), (resource, value). secrets: what they get of
-    them.
+    each of /tmp, /var/tmp and /dev/shm may hold. limits: of setrlimit(2), (resource, value). descriptors: that a
+    process may have open, the soft limit that this one was started with and has raised; None where it has not. secrets:
+    what they get of them.
     """
 
     account: Account
@@ -92,6 +93,7 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
     gpus: bool = False
     files_in_memory: int = 1 << 30
     limits: tuple[tuple[int, int], ...] = ()
+    descriptors: int | None = None
     secrets: Given = Given()
 
 
@@ -203,6 +205,7 @@ class SandboxRoom:
             "groups": account.groups,
             "nested": os.geteuid() != 0,
             "limits": terms.limits,
+            "descriptors": terms.descriptors,
             "secrets": terms.secrets.folders,
         }
 
@@ -301,12 +304,16 @@ class PlainRoom:
                 os.symlink(run.out, pfs + b"/out")
         transform = run.transform
         cmd = transform.err_cmd if failed else transform.cmd
-        argv = (b"/bin/sh", b"-c", b'exec "$@"', FIRST_SHELL, *map(os.fsencode, cmd))
+        argv = (b"/bin/sh", b"-c", self._limit() + b'exec "$@"', FIRST_SHELL, *map(os.fsencode, cmd))
         env = {b"TMPDIR": temporary} | environment(run, pfs, self._terms.account) | self._terms.secrets.env
         cwd = os.fsencode(transform.working_dir) or temporary
         stdin = _lines(transform.err_stdin if failed else transform.stdin)
         return PlainCommand(argv, env, cwd, stdin, cgroup, self._note)
 
+    def _limit(self) -> bytes:
+        """What the shell is to do first."""
+        most = self._terms.descriptors
+        return b"" if most is None else b"ulimit -Sn %d; " % most
 
     def seen(self, run: DatumRun) -> tuple[bytes, bytes]:
         """See SandboxRoom.seen."""

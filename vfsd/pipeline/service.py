@@ -85,6 +85,7 @@ class PipelineService:
         clock: Clock | None = None,
         reach: Reach | None = None,
         outlets: Outlets | None = None,
+        descriptors: int | None = None,
     ) -> None:
         """mount: the directory below which `snapshot` is: (repo, branch, commit) → that commit's directory. scratch: a
         directory on a local disk that is nobody else's. runner_file: see lease.Runner. hidden: directories that datums
@@ -93,7 +94,7 @@ class PipelineService:
         called with the record of each job that begins, or goes on, and that ended. there: what the machine has; None
         to look. life_s: seconds of silence after which other nodes take over. most: datums that run at a time; 0 for
         some a core. clock: by which ticks are made; None for the machine's. reach: what output may leave the node by.
-        outlets: by which spouts write.
+        outlets: by which spouts write. descriptors: see vfsd.pipeline.sandbox.Terms.
         """
         self._repository = repository
         self._mount = os.fsencode(mount)
@@ -112,6 +113,7 @@ class PipelineService:
         self._author = author
         self._reach = reach or Reach()
         self._outlets = outlets
+        self._descriptors = descriptors
         self._outcomes = Outcomes(repository, author)
         self._records = JobRecords(repository)
         self._heads: dict[str, BranchHead] = {}  # by the keys of their refs
@@ -438,6 +440,7 @@ class PipelineService:
             turns=Turns(self._most or TURNS_A_CORE * self._cores),
             cgroups=cgroups if isinstance(cgroups, Cgroups) else None,
             tasks=max(LEAST_TASKS, TASKS_A_CORE * there.cpu),
+            descriptors=self._descriptors,
             files_in_memory=there.memory // 2 // there.cpu,
             cores=self._cores,
             storing=trio.CapacityLimiter(self._cores),

@@ -59,9 +59,9 @@ class Workplace(msgspec.Struct, frozen=True, kw_only=True):
     directory there. scratch: a directory on a local disk for what datums write. maker: of the rooms in which datums
     run. accounts: as whom they may. secrets: that they can be given. budget: what they may request. turns: how many run
     at a time, of all jobs. cgroups: to limit them by, None where that cannot be. tasks: that one may have at a time.
-    files_in_memory: bytes, see Terms. cores: how many datums of a job run at a time when a spec does not say. storing:
-    threads that store results at a time. reach: what output may leave this node by. outlets: by which spouts write,
-    None where nothing is mounted. tell: called with the key of a ref that was moved.
+    descriptors, files_in_memory: see Terms. cores: how many datums of a job run at a time when a spec does not say.
+    storing: threads that store results at a time. reach: what output may leave this node by. outlets: by which spouts
+    write, None where nothing is mounted. tell: called with the key of a ref that was moved.
     """
 
     repository: Repository
@@ -77,6 +77,7 @@ class Workplace(msgspec.Struct, frozen=True, kw_only=True):
     turns: Turns
     cgroups: Cgroups | None
     tasks: int
+    descriptors: int | None
     files_in_memory: int
     cores: int
     storing: trio.CapacityLimiter
@@ -141,7 +142,7 @@ class Workplace(msgspec.Struct, frozen=True, kw_only=True):
             limits.append((resource.RLIMIT_DATA, most.memory))
         return Terms(
             account=account, offline=not spec.transform.network, gpus=need.gpu > 0, secrets=secrets,
-            files_in_memory=most.disk or self.files_in_memory, limits=tuple(limits),
+            files_in_memory=most.disk or self.files_in_memory, limits=tuple(limits), descriptors=self.descriptors,
         )  # fmt: skip
 
     @contextlib.contextmanager
