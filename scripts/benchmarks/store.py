@@ -34,6 +34,7 @@ DROP = Path("/proc/sys/vm/drop_caches")
 PREPARING_S = 1800.0  # a step that is not timed may take
 PEERS = (*FILE_SYSTEMS, *LIMITS)
 MB = 1e6
+MEMORY = "2GiB"  # of a server: with much less it is what is measured
 
 
 class Cell(msgspec.Struct, frozen=True):
@@ -90,7 +91,7 @@ class Bench:
 
     @contextmanager
     def _server(self, name: str, latency: float) -> Iterator[At]:
-        with seaweedfs() as server, proxy_to(server.endpoint) as proxy:
+        with seaweedfs(MEMORY) as server, proxy_to(server.endpoint) as proxy:
             folder, programs = self._folder / f"{name}-{latency:g}", self._asked.peers_in.absolute() / "bin"
             peer = make_peer(name, folder, programs, PREPARING_S, proxy.endpoint, server.endpoint)
             try:
