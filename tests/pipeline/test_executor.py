@@ -208,14 +208,16 @@ ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER: orphans come 
 bench = Bench.__new__(Bench)
 root = Path({place!r})
 bench.__dict__.update(root=root, mount=root / "mount", job=root / "job", out=root / "job/out",
-                      scratch=root / "job/scratch", log=root / "log", mark="none")
+                      scratch=root / "job/scratch", log=root / "log", mark={mark!r})
 trio.run(lambda: bench.outcome(Sandbox, bench.run({script!r}), timeout_s=None))
 """
 
 
 @needs_sandbox
 async def test_a_sandbox_dies_with_the_process_that_made_it(place: Place) -> None:
-    program = PROGRAM.format(place=os.fspath(place.root), script=f"echo up > $VFSD_OUT/up; sleep {place.mark}")
+    program = PROGRAM.format(
+        place=os.fspath(place.root), mark=place.mark, script="echo up > $VFSD_OUT/up; SLEEP"
+    )
     daemon = subprocess.Popen([sys.executable, "-c", program])
     try:
         await place.is_up()
@@ -231,7 +233,7 @@ async def test_a_sandbox_dies_with_the_process_that_made_it(place: Place) -> Non
 
 @needs_sandbox
 def test_a_sandbox_leaves_no_process_for_others_to_reap(place: Place) -> None:
-    program = PROGRAM.format(place=os.fspath(place.root), script=f"sleep {place.mark} & exit 0") + (
+    program = PROGRAM.format(place=os.fspath(place.root), mark=place.mark, script="SLEEP & exit 0") + (
         "try:\n"
         "    print(os.waitpid(-1, 0))\n"
         "except ChildProcessError:\n"

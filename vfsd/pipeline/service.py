@@ -36,6 +36,7 @@ from vfsd.pipeline.lease import (
     runner_of,
 )
 from vfsd.pipeline.lease_state import BeatSeen, Claimed, Event, Free, HeadGone, LeaseMachine, Lost, TimePassed
+from vfsd.pipeline.orphans import end_orphans
 from vfsd.pipeline.outcome import Outcomes
 from vfsd.pipeline.pipeline_task import PipelineTask
 from vfsd.pipeline.records import JobRecord, JobRecords, Standing, input_commits, is_current, pipeline_of_standing
@@ -411,6 +412,7 @@ class PipelineService:
             decode(data, JobRecord, "the record of a job in flight")
             for data in self._repository.index.jobs(in_flight=True)
         ]
+        end_orphans(self._scratch + b"/")
         self._clear_scratch({record.id for record in begun})
         self._runner.bury()
         problem = sandbox_works()

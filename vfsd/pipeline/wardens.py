@@ -21,6 +21,7 @@ from typing import Any, NoReturn
 import trio
 
 import vfsd
+from vfsd.pipeline.orphans import end_orphans
 from vfsd.pipeline.spawner import spawn
 
 NEWNS, NEWIPC, NEWUTS, NEWPID, NEWNET = 1 << 17, 1 << 27, 1 << 26, 1 << 29, 1 << 30  # linux/sched.h
@@ -130,10 +131,7 @@ class Warden:
     async def listen(self) -> None:
         """Hear what it says, until it is gone."""
         while True:
-            try:
-                message = await _receive(self._talk)
-            except OSError:
-                message = b""
+            message = await _receive(self._talk)
             if not message:
                 self.lose()
                 return
@@ -196,9 +194,7 @@ async def running_warden(bwrap: Sequence[bytes], view: bytes, seen: Sequence[byt
             )
         ours.setblocking(False)
         try:
-            up = await _receive(ours)
-            if not up:
-                await _fail(process)
+            up = await _first_message(ours, process, view)
             own = Warden(process, ours, marshal.loads(up)[1])
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(own.listen)
@@ -210,15 +206,43 @@ async def running_warden(bwrap: Sequence[bytes], view: bytes, seen: Sequence[byt
                 nursery.cancel_scope.cancel()
         finally:
             ours.close()
-            await _reap(process)
+            await _reap(process, view)
 
 
 async def _receive(talk: socket.socket) -> bytes:
+    """A message; empty when no other will come."""
     while True:
         try:
             return talk.recv(_MESSAGE)
         except BlockingIOError:
             await trio.lowlevel.wait_readable(talk)
+        except OSError:
+            return b""
+
+
+async def _first_message(talk: socket.socket, process: subprocess.Popen[bytes], view: bytes) -> bytes:
+    """What a warden says when it is up. OSError when it never will be."""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_end_child, process, view)
+        message = await _receive(talk)
+        nursery.cancel_scope.cancel()
+    if not message:
+        await _fail(process)
+    return message
+
+
+async def _end_child(process: subprocess.Popen[bytes], view: bytes) -> None:
+    """Once bubblewrap has ended, which it should not yet: what it left may hold the socket that is listened to."""
+    await _ended(process)
+    await trio.to_thread.run_sync(end_orphans, view)
+
+
+async def _ended(process: subprocess.Popen[bytes]) -> None:
+    pidfd = os.pidfd_open(process.pid)
+    try:
+        await trio.lowlevel.wait_readable(pidfd)
+    finally:
+        os.close(pidfd)
 
 
 async def _fail(process: subprocess.Popen[bytes]) -> NoReturn:
@@ -228,17 +252,13 @@ async def _fail(process: subprocess.Popen[bytes]) -> NoReturn:
     raise OSError(0, lines[0] if lines[0].startswith("bwrap: ") else lines[-1], "the sandbox")
 
 
-async def _reap(process: subprocess.Popen[bytes]) -> None:
+async def _reap(process: subprocess.Popen[bytes], view: bytes) -> None:
     with trio.CancelScope(shield=True):
-        pidfd = os.pidfd_open(process.pid)
-        try:
-            with trio.move_on_after(_END_S) as patience:
-                await trio.lowlevel.wait_readable(pidfd)
-            if patience.cancelled_caught:
-                process.kill()
-                await trio.lowlevel.wait_readable(pidfd)
-        finally:
-            os.close(pidfd)
-            process.wait()
-            if process.stderr is not None:
-                process.stderr.close()
+        with trio.move_on_after(_END_S) as patience:
+            await _ended(process)
+        if patience.cancelled_caught:
+            process.kill()
+            await _end_child(process, view)
+        process.wait()
+        if process.stderr is not None:
+            process.stderr.close()
