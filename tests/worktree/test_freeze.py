@@ -11,7 +11,7 @@ from tests.repo.parts import commit
 from tests.worktree.parts import Bench, Path
 from vfsd.model.entry import Kind
 from vfsd.worktree import forgotten
-from vfsd.worktree import staging as staging_module
+from vfsd.worktree import staged as staged_module
 from vfsd.worktree.freeze import thaw
 from vfsd.worktree.node import WorkNode
 
@@ -273,7 +273,7 @@ def test_a_file_that_is_unlinked_during_its_commit_can_be_read_until_it_is_close
 def test_a_large_new_file_that_is_changed_while_its_commit_reads_it_loses_nothing(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(staging_module, "SMALL", 64)
+    monkeypatch.setattr(staged_module, "SMALL", 64)
     node = bench.write((b"f",), b"x" * 1000)
     frozen = bench.freeze()
     assert frozen is not None

@@ -14,6 +14,7 @@ from tests.worktree.parts import Bench, Path, Seen
 from tests.worktree.reference import Inode, Reference, Refusal
 from vfsd.model.entry import Kind
 from vfsd.model.errors import NotCached, Refused
+from vfsd.worktree import staged as staged_module
 from vfsd.worktree import staging as staging_module
 from vfsd.worktree import worktree as worktree_module
 from vfsd.worktree.freeze import Frozen, thaw
@@ -33,7 +34,7 @@ class Head(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.patch = pytest.MonkeyPatch()
-        self.patch.setattr(staging_module, "SMALL", SMALL)
+        self.patch.setattr(staged_module, "SMALL", SMALL)
         self.patch.setattr(staging_module, "SEGMENT", 300)
         # A clock that stands still: what is made anew as it was is equal to it, and no diff names it.
         self.patch.setattr(worktree_module, "time", SimpleNamespace(time_ns=lambda: 1))

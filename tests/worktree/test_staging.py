@@ -16,8 +16,10 @@ from hypothesis import strategies as st
 from vfsd.model.entry import EMPTY_FILE
 from vfsd.model.errors import NotCached, Refused
 from vfsd.repo.chunklist import Content
+from vfsd.worktree import staged as staged_module
 from vfsd.worktree import staging as staging_module
-from vfsd.worktree.staging import StagedFile, Staging
+from vfsd.worktree.staged import StagedFile
+from vfsd.worktree.staging import Staging
 
 BASE = bytes(range(1, 201))
 CONTENT = Content(len(BASE), EMPTY_FILE)
@@ -37,7 +39,7 @@ def whole(file: StagedFile) -> bytes:
 def small_limits() -> Iterator[str]:
     """A folder, with files spilled at 64 bytes and segments full at 300."""
     with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
-        patch.setattr(staging_module, "SMALL", 64)
+        patch.setattr(staged_module, "SMALL", 64)
         patch.setattr(staging_module, "SEGMENT", 300)
         yield folder
 
@@ -166,7 +168,7 @@ def test_what_is_synced_has_a_durable_name_and_durable_bytes(size: int, monkeypa
         stored = file.store()
         assert stored is not None
         sync = file.syncing()
-        if size > staging_module.SMALL:
+        if size > staged_module.SMALL:
             file.discard()
         synced: list[str] = []
         monkeypatch.setattr(os, "fsync", lambda fd: synced.append(os.readlink(f"/proc/self/fd/{fd}")))

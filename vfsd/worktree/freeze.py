@@ -23,7 +23,7 @@ from vfsd.repo.tree import Change, Path, Sub, apply, find
 from vfsd.worktree.node import WorkNode
 from vfsd.worktree.records import Attributes
 from vfsd.worktree.runs import Run
-from vfsd.worktree.staging import StagedFile
+from vfsd.worktree.staged import StagedFile
 from vfsd.worktree.versions import record_again
 from vfsd.worktree.worktree import Worktree
 

@@ -6,7 +6,6 @@ of them. What fails is tried again with backoff and shown in `vfsd status`; noth
 
 from __future__ import annotations
 
-import errno
 import itertools
 import logging
 import random
@@ -17,7 +16,7 @@ import trio
 
 from vfsd.index.journal import BranchRow, JournalFile
 from vfsd.model.entry import Entry
-from vfsd.model.errors import InvalidArgument, NotCached, NotFound, ReadOnly, Refused, VfsdError
+from vfsd.model.errors import InvalidArgument, NotCached, NotFound, ReadOnly, VfsdError
 from vfsd.model.ids import CommitId
 from vfsd.repo.content import ChunkSource
 from vfsd.repo.diff import Changed, diff
@@ -29,15 +28,13 @@ from vfsd.worktree.freeze import Storer, as_before, forget_unused, freeze, keep_
 from vfsd.worktree.node import WorkNode
 from vfsd.worktree.others import Settled, Settling, remember
 from vfsd.worktree.replay import replay, staged_names
+from vfsd.worktree.room import Room
 from vfsd.worktree.staging import Staging
 from vfsd.worktree.tries import Tries, landed, tries_in
 from vfsd.worktree.worktree import Worktree
 
 log = logging.getLogger(__name__)
 FIRST_RETRY_S, LAST_RETRY_S = 0.5, 60.0
-CROWDED = 0.75  # of the staging area: from here on writers are slowed down
-SLOWEST_S_A_MIB = 0.1
-WAIT_FOR_ROOM_S = 30.0
 MOST_COMMITS_FIRST = 10  # before a transaction, while others go on writing
 
 
@@ -96,7 +93,7 @@ class LiveBranches:
         self._on_reset = on_reset
         self._live: dict[tuple[str, str], LiveBranch] = {}
         self._opened: dict[tuple[str, str], LiveBranch] = {}
-        self._told: set[str] = set()
+        self.room = Room(staging, self.hurry)
 
     # Opening
 
@@ -392,33 +389,7 @@ class LiveBranches:
 
     # Room for what is written
 
-    @property
-    def is_crowded(self) -> bool:
-        """Whether writers must go through `make_room`: most of the staging area is used."""
-        return self._staging.fullness > CROWDED
-
-    async def make_room(self, size: int) -> None:
-        """Slow a writer of `size` bytes down while commits give room back; Refused(ENOSPC) when none does."""
-        self._hurry()
-        staging = self._staging
-        share = (staging.fullness - CROWDED) / (1 - CROWDED)
-        await trio.sleep(min(1.0, share) * SLOWEST_S_A_MIB * size / (1 << 20))
-        deadline = trio.current_time() + WAIT_FOR_ROOM_S
-        while not staging.has_room(size):
-            waited_for = self._hurry()
-            if not waited_for or trio.current_time() >= deadline:
-                both = (f"{staging.files} files", "the limit of open files"), (f"{staging.limit} bytes", "staging_disk")
-                what, how = both[staging.used + size > staging.limit]
-                text = f"{staging.folder}: {what} wait for their commits already: raise {how}"
-                if text not in self._told:
-                    self._told.add(text)
-                    log.warning("%s", text)
-                raise Refused(errno.ENOSPC, text)
-            with trio.move_on_at(deadline):
-                await waited_for[0].attempted.wait()
-        self._told.clear()
-
-    def _hurry(self) -> list[LiveBranch]:
+    def hurry(self) -> list[LiveBranch]:
         """Have all branches that have changes committed at once; which. One that fails keeps its own pace."""
         found = [live for live in self._live.values() if live.first_change is not None and live.held is None]
         for live in found:

@@ -9,7 +9,7 @@ from vfsd.model.entry import Entry, Kind, Ref
 from vfsd.model.errors import Refused
 from vfsd.worktree.records import Attributes
 from vfsd.worktree.runs import Run
-from vfsd.worktree.staging import StagedFile
+from vfsd.worktree.staged import StagedFile
 
 if TYPE_CHECKING:
     from vfsd.worktree.worktree import Worktree

@@ -26,7 +26,7 @@ from vfsd.worktree.records import (
     decode_record,
 )
 from vfsd.worktree.runs import Restored
-from vfsd.worktree.staging import StagedFile
+from vfsd.worktree.staged import StagedFile
 from vfsd.worktree.worktree import Worktree
 
 log = logging.getLogger(__name__)

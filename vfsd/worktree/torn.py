@@ -6,7 +6,7 @@ from vfsd.repo.chunklist import content_of
 from vfsd.worktree import versions
 from vfsd.worktree.adopt import Stale
 from vfsd.worktree.node import WorkNode
-from vfsd.worktree.staging import StagedFile
+from vfsd.worktree.staged import StagedFile
 from vfsd.worktree.worktree import Worktree
 
 

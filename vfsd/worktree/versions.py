@@ -14,10 +14,15 @@ from vfsd.model.entry import Entry
 from vfsd.repo.chunklist import content_of
 from vfsd.worktree.node import WorkNode
 from vfsd.worktree.records import Attributes, FileRecord, LinkRecord
-from vfsd.worktree.staging import StagedFile
+from vfsd.worktree.staged import StagedFile
 
 if TYPE_CHECKING:
     from vfsd.worktree.worktree import Worktree
+
+
+def empty(tree: Worktree) -> StagedFile:
+    """The bytes of a new file."""
+    return StagedFile(tree.staging, branch=tree.row.id)
 
 
 def writable(tree: Worktree, node: WorkNode) -> StagedFile:

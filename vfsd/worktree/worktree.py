@@ -35,7 +35,7 @@ from vfsd.worktree.records import (
 )
 from vfsd.worktree.renaming import EXCHANGE, check_rename
 from vfsd.worktree.runs import Noted
-from vfsd.worktree.staging import StagedFile, Staging
+from vfsd.worktree.staging import Staging
 
 MAX_NAME, MAX_FILE = 255, 1 << 62  # bytes
 
@@ -179,7 +179,7 @@ class Worktree:
                 node.mode |= 0o2000
         node.mtime = node.ctime = node.atime = node.made = self.moment
         if kind == Kind.FILE:
-            node.file = StagedFile(self.staging, branch=self.row.id)
+            node.file = versions.empty(self)
         return node
 
     def unlink(self, parent: WorkNode, name: bytes) -> WorkNode:
@@ -351,7 +351,7 @@ class Worktree:
             raise Refused(errno.EFBIG)
         links.need_names(self, node)
         if size == 0:
-            versions.replace(node, StagedFile(self.staging, branch=self.row.id))
+            versions.replace(node, versions.empty(self))
         else:
             versions.writable(self, node).truncate(size)
         self.wrote(node)

@@ -350,12 +350,12 @@ class Operations:
         if file.run is not None and file.run not in node.runs:
             node.written_by(file.run)
         data = request.body[_WRITE_HEAD : _WRITE_HEAD + size]
-        if self._view.live.is_crowded:
+        if self._view.live.room.is_crowded:
             return self._write_with_room(node, offset, bytes(data))
         return After(_pack_written(size, 0), node.head.write_behind(node, offset, data))
 
     async def _write_with_room(self, node: WorkNode, offset: int, data: bytes) -> Body:
-        await self._view.live.make_room(len(data))
+        await self._view.live.room.make(len(data))
         await self._loads.run(lambda: node.head.write(node, offset, data))
         return _pack_written(len(data), 0)
 
@@ -371,7 +371,7 @@ class Operations:
             size = min(size, content.size - offset)
             if to.head.share(to, content, offset, size):
                 return _pack_written(size, 0)
-        if self._view.live.is_crowded:
+        if self._view.live.room.is_crowded:
             raise Failure(errno.EOPNOTSUPP)  # the program then copies itself, and waits for room at each write
         data = b"".join(self._view.read(node, start, min(size, COPIED)))
         if data:
