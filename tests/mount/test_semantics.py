@@ -391,7 +391,7 @@ def test_changes_of_a_deleted_branch_stay_in_the_journal(branch: Branch) -> None
     wait_for(lambda: not draft.live.exists())
     branch.node.umount()
     branch.node.mount()
-    assert f"changes of {draft.name} cannot be committed, the branch is gone" in branch.node.log()
+    assert f"{draft.name}: it is deleted, and has changes here" in branch.node.log()
     draft.live.mkdir()
     wait_for(lambda: files(draft.live) == {"a": b"x"})
     assert draft.commit().files == {"a": b"x"}

@@ -21,6 +21,7 @@ import trio
 from vfsd import __version__
 from vfsd.cache.chunk_cache import ChunkCache
 from vfsd.daemon import control, control_server
+from vfsd.daemon.branch_questions import BranchQuestions, branch_facts
 from vfsd.daemon.config import Settings
 from vfsd.daemon.event_sender import EventSender
 from vfsd.daemon.heap import limit_heaps
@@ -28,10 +29,10 @@ from vfsd.daemon.lineage_events import LineageEvents
 from vfsd.daemon.notify import notify, tell_parent
 from vfsd.daemon.read_questions import ReadQuestions
 from vfsd.daemon.session import open_made_store
+from vfsd.daemon.unopened import unopened_facts, what_to_do
 from vfsd.index.index import Index
 from vfsd.index.journal import JournalFile
-from vfsd.model.errors import AlreadyExists, InvalidArgument, NotFound, VfsdError
-from vfsd.model.location import parse_branch
+from vfsd.model.errors import AlreadyExists, NotFound, VfsdError
 from vfsd.model.rev import rfc3339
 from vfsd.pipeline.egress import Reach
 from vfsd.pipeline.service import PipelineService
@@ -50,7 +51,8 @@ from vfsd.serve.trail import Trails
 from vfsd.serve.view import View
 from vfsd.worktree.adopt import Stale
 from vfsd.worktree.branch import CommitTiming, LiveBranch
-from vfsd.worktree.live import LiveBranches, recover
+from vfsd.worktree.left import recover
+from vfsd.worktree.live import LiveBranches
 from vfsd.worktree.node import WorkNode
 from vfsd.worktree.staging import Staging
 
@@ -146,6 +148,7 @@ class Daemon:
         self._reads: ReadQuestions
         self._channel: Channel
         self._watcher: RefWatcher
+        self._gone: set[tuple[str, str]] = set()  # branches that were deleted, maybe with changes
         self._seen: dict[str, RefChange] = {}  # refs and pipelines as last seen, for a service that starts later
         target = node.settings.openlineage
         self._events = LineageEvents(EventSender(target), node.repository) if target else None
@@ -191,7 +194,8 @@ class Daemon:
                 nursery.start_soon(self._stop_at_signal)
                 nursery.start_soon(self._hold)
                 nursery.start_soon(control_server.serve, control.socket_path(node.folder), self._handlers())
-                await self._recover(loads)
+                for name in node.unfinished:
+                    await self._bring_back(*name)
                 await self._resume({})
                 nursery.start_soon(self._say_ready)
                 await channel.serve(self._operations.handlers(), self._loads.any_running)
@@ -225,16 +229,18 @@ class Daemon:
                     self._channel.stop()
                     return
 
-    async def _recover(self, loads: Loads) -> None:
-        """Open the branches that have something of an earlier run: changes are committed at once."""
-        for repo, branch in self._node.unfinished:
-            try:
-                await loads.run(lambda repo=repo, branch=branch: self._live.get(repo, branch))  # type: ignore[misc]
-            except NotFound as error:
-                log.error("changes of %s/%s cannot be committed, the branch is gone: %s", repo, branch, error)
-            except VfsdError as error:
-                # Other branches can be used; this one is opened, or not, when it is looked at.
-                log.error("changes of %s/%s stay in the journal for now: %s", repo, branch, error)
+    async def _bring_back(self, repo: str, branch: str) -> None:
+        """Open a branch that has something of an earlier run, or of an earlier branch of its name: changes are
+        committed at once."""
+        self._gone.discard((repo, branch))
+        try:
+            await self._loads.run(lambda: self._live.get(repo, branch))
+        except NotFound:
+            self._gone.add((repo, branch))
+            log.warning("%s/%s: it is deleted, and has changes here: %s", repo, branch, what_to_do(repo, branch))
+        except (VfsdError, OSError) as error:
+            # Other branches can be used; this one is opened, or not, when it is looked at.
+            log.error("changes of %s/%s stay in the journal for now: %s", repo, branch, error)
 
     async def _commit_all(self) -> None:
         if self._options.read_only:
@@ -275,8 +281,11 @@ class Daemon:
             return
         live = self._live.known(*about)
         if live is None:
+            if change.data is not None and about in self._gone:
+                self._nursery.start_soon(self._bring_back, *about)
             return
         if change.data is None:
+            self._gone.add(about)
             self._live.close(live)
             return
         head = self._view.names.branches(about[0])[about[1]]
@@ -389,52 +398,14 @@ class Daemon:
             "read_only": self._options.read_only,
             "started": rfc3339(self._started),
             "staging": {"used": self._node.staging.used, "limit": self._node.staging.limit},
-            "branches": [branch_facts(live) for live in self._live.all()],
+            "branches": [
+                *map(branch_facts, self._live.all()),
+                *(unopened_facts(row, (row.repo, row.branch) in self._gone) for row in self._live.unopened()),
+            ],
             "sandbox": (self._pipelines.sandbox_problem or "bubblewrap") if self._pipelines else None,
             "limits": (self._pipelines.limits_problem or "cgroup") if self._pipelines else None,
             "jobs": [record.id for record in self._pipelines.running] if self._pipelines else [],
         }
-
-
-class BranchQuestions:
-    """What `vfsd commit` asks of a branch's head; in the daemon, or in its own process when there is no daemon."""
-
-    def __init__(self, live: LiveBranches, loads: Loads) -> None:
-        self._live = live
-        self._loads = loads
-
-    def handlers(self) -> dict[str, control_server.Handler]:
-        """question → handler."""
-        return {"commit": self._commit, "start": self._start, "finish": self._finish, "abort": self._abort}
-
-    async def _branch(self, question: dict[str, Any]) -> LiveBranch:
-        repo, branch = parse_branch(question["branch"])
-        return await self._loads.run(lambda: self._live.get(repo, branch))
-
-    async def _commit(self, question: dict[str, Any]) -> dict[str, Any]:
-        live = await self._branch(question)
-        if live.held is not None:
-            raise InvalidArgument(f"{live.name} has an open transaction: `vfsd commit finish {live.name}` commits it")
-        return _result(live, await self._live.commit(live, question["message"]))
-
-    async def _start(self, question: dict[str, Any]) -> dict[str, Any]:
-        live = await self._branch(question)
-        await self._live.start_transaction(live, question["message"])
-        return _result(live, None)
-
-    async def _finish(self, question: dict[str, Any]) -> dict[str, Any]:
-        live = await self._branch(question)
-        return _result(live, await self._live.finish_transaction(live, question["message"]))
-
-    async def _abort(self, question: dict[str, Any]) -> dict[str, Any]:
-        live = await self._branch(question)
-        await self._live.abort_transaction(live)
-        return _result(live, None)
-
-
-def _result(live: LiveBranch, committed: Committed | None) -> dict[str, Any]:
-    """id: the commit that holds all that is closed. new: whether it was made just now."""
-    return {"id": live.head.commit, "new": committed is not None}
 
 
 async def _nobody_to_tell(*_: object) -> None:
@@ -477,18 +448,3 @@ def run_daemon(settings: Settings, options: MountOptions) -> None:
         raise _first(group) from None
     finally:
         node.close()
-
-
-def branch_facts(live: LiveBranch) -> dict[str, Any]:
-    """What `vfsd status` shows of an open branch."""
-    changed = "changed" if live.is_changed else "clean"
-    state = "transaction" if live.held is not None else "failing" if live.error else changed
-    return {
-        "repo": live.row.repo,
-        "branch": live.row.branch,
-        "state": state,
-        "commit": live.head.commit,
-        "error": live.error or None,
-        "retries": live.retries,
-        "gave_way": live.gave_way,
-    }

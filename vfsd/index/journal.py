@@ -66,6 +66,10 @@ class JournalFile:
             self._sync_rows()  # records name it by its number
         return _branch(row[:5])
 
+    def left(self) -> list[BranchRow]:
+        """Those that have records, or an open transaction."""
+        return [row for row in self.branches() if row.held is not None or self._log.has_records(row.id)]
+
     def append(self, branch: int, record: bytes) -> int:
         """Add a record; its number, higher than any before. It survives the end of this process, and with `sync` that
         of the machine. NoSpace."""

@@ -111,6 +111,10 @@ class JournalLog:
             if owner == branch and not self._is_done(branch, number)
         ]
 
+    def has_records(self, branch: int) -> bool:
+        """Whether a branch has any that are not done."""
+        return any(not self._is_done(branch, segment.last.get(branch, 0)) for segment in self._segments)
+
     def removable(self) -> list[_Segment]:
         """Files of which every record is done; the one that is appended to only once it has some size."""
         done = [

@@ -101,6 +101,14 @@ class Refs:
             raise AlreadyExists(f"branch {repo}/{branch} exists already") from None
         return Head(repo, branch, head, etag)
 
+    def has_branch(self, repo: str, branch: str) -> bool:
+        """Whether there is one of that name."""
+        try:
+            self.head(repo, branch)
+        except NotFound:
+            return False
+        return True
+
     def head(self, repo: str, branch: str) -> Head:
         """NotFound names the repo or the branch, whichever is missing."""
         check_label("repo", repo)

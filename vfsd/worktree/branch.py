@@ -10,7 +10,9 @@ import trio
 from vfsd.index.journal import BranchRow
 from vfsd.model.entry import Entry
 from vfsd.model.ids import JobId
+from vfsd.repo.diff import Changed
 from vfsd.repo.refs import Head
+from vfsd.repo.repository import Committed
 from vfsd.repo.tree import show
 from vfsd.worktree.others import NAMED, Others, Settled
 from vfsd.worktree.tries import Tries
@@ -26,6 +28,17 @@ class CommitTiming(msgspec.Struct, frozen=True):
 
     quiet_s: float = 1.0
     max_wait_s: float = 30.0
+
+
+class Outcome(msgspec.Struct):
+    """What came of a commit: where the branch stands, what that changed for this head, and, unless the commit was found
+    out about later, what became of others' changes that were not in the head."""
+
+    head: Head
+    committed: Committed | None
+    root: Entry
+    changes: list[Changed]
+    settled: Settled | None = None
 
 
 class LiveBranch:

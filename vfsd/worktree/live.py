@@ -11,7 +11,6 @@ import logging
 import random
 from collections.abc import Awaitable, Callable, Iterator
 
-import msgspec
 import trio
 
 from vfsd.index.journal import BranchRow, JournalFile
@@ -23,11 +22,12 @@ from vfsd.repo.diff import Changed, diff
 from vfsd.repo.refs import Head, check_writable, kept_from_users
 from vfsd.repo.repository import Committed, Repository, empty_root
 from vfsd.worktree.adopt import Stale, adopt
-from vfsd.worktree.branch import CommitTiming, LiveBranch
+from vfsd.worktree.branch import CommitTiming, LiveBranch, Outcome
 from vfsd.worktree.freeze import Storer, as_before, forget_unused, freeze, keep_records, summary, thaw
+from vfsd.worktree.left import discard
 from vfsd.worktree.node import WorkNode
 from vfsd.worktree.others import Settled, Settling, remember
-from vfsd.worktree.replay import replay, staged_names
+from vfsd.worktree.replay import replay
 from vfsd.worktree.room import Room
 from vfsd.worktree.staging import Staging
 from vfsd.worktree.tries import Tries, landed, tries_in
@@ -36,25 +36,6 @@ from vfsd.worktree.worktree import Worktree
 log = logging.getLogger(__name__)
 FIRST_RETRY_S, LAST_RETRY_S = 0.5, 60.0
 MOST_COMMITS_FIRST = 10  # before a transaction, while others go on writing
-
-
-class Outcome(msgspec.Struct):
-    """What came of a commit: where the branch stands, what that changed for this head, and, unless the commit was found
-    out about later, what became of others' changes that were not in the head."""
-
-    head: Head
-    committed: Committed | None
-    root: Entry
-    changes: list[Changed]
-    settled: Settled | None = None
-
-
-def recover(journal: JournalFile, staging: Staging) -> list[tuple[str, str]]:
-    """Branches that have changes, or a transaction, of an earlier run. To be called before any is opened: staging files
-    that none of them names are removed, and the others stay."""
-    records = {row: journal.records(row.id) for row in journal.branches()}
-    staging.clean({row.id: staged_names(found) for row, found in records.items()})
-    return [(row.repo, row.branch) for row, found in records.items() if found or row.held is not None]
 
 
 class LiveBranches:
@@ -93,6 +74,7 @@ class LiveBranches:
         self._on_reset = on_reset
         self._live: dict[tuple[str, str], LiveBranch] = {}
         self._opened: dict[tuple[str, str], LiveBranch] = {}
+        self._deleted: dict[tuple[str, str], Worktree] = {}  # with changes
         self.room = Room(staging, self.hurry)
 
     # Opening
@@ -106,6 +88,7 @@ class LiveBranches:
             if found is None:
                 raise NotCached(("branch", *key), lambda: self._open(repo, branch))
             self._live[key] = found
+            self._deleted.pop(key, None)
             if not self._read_only:
                 self._nursery.start_soon(self._run, found)
             if found.first_change is not None:
@@ -286,7 +269,7 @@ class LiveBranches:
 
     async def commit(self, live: LiveBranch, message: str = "") -> Committed | None:
         """Make a commit of what is closed, now; None when there is nothing. VfsdError leaves everything as it was."""
-        self._check_mounted_for_writing(live)  # the branch may be an output: what was changed there is a spout's
+        self._check_mounted_for_writing(live.name)  # the branch may be an output: what was changed there is a spout's
         async with live.lock:
             live.first_change = None
             try:
@@ -443,13 +426,30 @@ class LiveBranches:
             await self._on_reset(live, old.root, live.tree.root)
 
     def close(self, live: LiveBranch) -> None:
-        """Let go of a branch that is deleted; one that is made in its place is opened anew."""
+        """Let go of a branch that is deleted; one that is made in its place is opened anew, and has its changes."""
+        if live.is_changed:
+            self._deleted[live.row.repo, live.row.branch] = live.tree
         self._live.pop((live.row.repo, live.row.branch), None)
         live.tree.is_detached = True
         if not live.lock.locked():
             self._let_go(live)
         live.scope.cancel()
         self._nursery.start_soon(self._on_reset, live, live.tree.root, None)
+
+    def unopened(self) -> list[BranchRow]:
+        """Branches that are not open and have changes, or a transaction: deleted ones, and those that cannot be."""
+        return [row for row in self._journal.left() if (row.repo, row.branch) not in self._live]
+
+    async def discard(self, repo: str, branch: str) -> None:
+        """Give up what a deleted branch has left; NotFound when that is nothing."""
+        name = f"{repo}/{branch}"
+        self._check_mounted_for_writing(name)
+        if await trio.to_thread.run_sync(self._repository.refs.has_branch, repo, branch):
+            raise InvalidArgument(f"{name} is no deleted branch: what is closed there is committed")
+        rows = [row for row in self.unopened() if (row.repo, row.branch) == (repo, branch)]
+        if not rows:
+            raise NotFound(f"nothing is left of a branch {name}")
+        discard(self._journal, self._staging, rows[0], self._deleted.pop((repo, branch), None))
 
     def _let_go(self, live: LiveBranch) -> None:
         """Of a tree that is detached."""
@@ -460,11 +460,11 @@ class LiveBranches:
 
     def _check_writable(self, live: LiveBranch) -> None:
         check_writable(live.head)
-        self._check_mounted_for_writing(live)
+        self._check_mounted_for_writing(live.name)
 
-    def _check_mounted_for_writing(self, live: LiveBranch) -> None:
+    def _check_mounted_for_writing(self, name: str) -> None:
         if self._read_only:
-            raise ReadOnly(f"{live.name} is mounted read-only: mount it for writing first")
+            raise ReadOnly(f"{name} is mounted read-only: mount it for writing first")
 
     def _need_transaction(self, live: LiveBranch) -> None:
         if live.held is None:

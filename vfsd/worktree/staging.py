@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 import itertools
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from vfsd.model.errors import Refused
 from vfsd.worktree.disk import unlink, write_all
@@ -189,6 +189,13 @@ class Staging:
             if name not in used and name not in self._segments:
                 self._remove(name)
         self._segments.expect(named)
+
+    def forget(self, branch: int, names: Collection[str]) -> None:
+        """Nobody will open a branch whose records name these files and segments."""
+        self._segments.opened(branch)
+        for name in names:
+            if name[0] == "f":
+                self._remove(name)
 
     def opened(self, branch: int) -> None:
         """The records of a branch are brought back, and what they need is in use."""

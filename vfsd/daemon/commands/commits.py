@@ -99,6 +99,22 @@ def abort(invocation: Invocation, branch: str) -> None:
     _print_state(invocation, branch, "clean")
 
 
+@commit.command(cls=FactsCommand)
+@click.argument("branch", metavar="REPO/BRANCH")
+@click.pass_obj
+def discard(invocation: Invocation, branch: str) -> None:
+    """Give up what was not committed when a branch was deleted.
+
+    It cannot be brought back. `vfsd branch create REPO/BRANCH` brings it back instead: the branch has it at its head.
+
+    \b
+    Example:
+      vfsd commit discard texts/draft
+    """
+    _ask(invocation, "discard", branch, "")
+    _print_state(invocation, branch, "discarded")
+
+
 def _ask(invocation: Invocation, question: str, branch: str, message: str) -> Any:
     parse_branch(branch)
     settings = settings_for(invocation)

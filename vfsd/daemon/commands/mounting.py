@@ -17,9 +17,13 @@ from vfsd.daemon.invocation import FactsCommand, Invocation, StoreCommand
 from vfsd.daemon.notify import READY_FD, tell_parent
 from vfsd.daemon.output import print_fields, print_json, print_line, print_table, short, shown_size
 from vfsd.daemon.session import daemon_facts, opened_store, settings_for
+from vfsd.daemon.unopened import unopened_facts
+from vfsd.index.journal import JournalFile
 from vfsd.model.errors import NotFound, Unavailable, VfsdError
 from vfsd.model.shown import shown_text
+from vfsd.repo.refs import Refs
 from vfsd.repo.repository import init_store, read_format
+from vfsd.store.api import ObjectStore
 from vfsd.store.open import open_store
 
 START_S = 300.0  # how long `mount` waits for the daemon to be ready: changes of an earlier run are brought back first
@@ -170,7 +174,7 @@ def status(invocation: Invocation) -> None:
     facts = daemon_facts(settings)
     if facts is None:
         with opened_store(settings) as (store, store_format):
-            facts = _without_daemon(store.url, store_format.id, settings.node_dir(store_format.id))
+            facts = _without_daemon(store, store_format.id, settings.node_dir(store_format.id))
     if invocation.json:
         print_json(facts)
         return
@@ -201,25 +205,14 @@ def _staging(facts: dict[str, int] | None) -> str:
     return "" if facts is None else f"{shown_size(facts['used'])} of {shown_size(facts['limit'])}"
 
 
-def _without_daemon(url: str, store_id: str, folder: str) -> dict[str, Any]:
-    from vfsd.index.journal import JournalFile  # noqa: PLC0415
-
+def _without_daemon(store: ObjectStore, store_id: str, folder: str) -> dict[str, Any]:
     branches: list[dict[str, Any]] = []
     path = os.path.join(folder, "journal.sqlite")
     if os.path.exists(path):
         journal = JournalFile(path)
         try:
-            branches = [
-                {
-                    "repo": row.repo, "branch": row.branch,
-                    "state": "changed" if row.held is None else "transaction",
-                    "commit": row.base or None, "error": None, "retries": 0,
-                    "gave_way": [],
-                }
-                for row in journal.branches() if row.held is not None or journal.records(row.id)
-            ]  # fmt: skip
+            refs = Refs(store)
+            branches = [unopened_facts(row, not refs.has_branch(row.repo, row.branch)) for row in journal.left()]
         finally:
             journal.close()
-    return {"state": "stopped", "store": url, "store_id": store_id, "branches": branches}
-
-
+    return {"state": "stopped", "store": store.url, "store_id": store_id, "branches": branches}
