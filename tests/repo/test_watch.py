@@ -220,6 +220,14 @@ async def test_a_poll_is_one_listing_and_reads_only_what_changed() -> None:
     assert store.traffic()["get"].requests == 1
 
 
+async def test_of_what_a_nudge_names_it_is_told_that_it_is_gone_though_nobody_saw_it() -> None:
+    watcher = RefWatcher(MemoryStore(), poll_s=3600)
+    async with watching(watcher) as batches:
+        assert await told(batches) == {}
+        watcher.nudge("refs/a/brief")
+        assert await told(batches) == {"refs/a/brief": None}
+
+
 async def test_a_nudge_is_looked_at_at_once_from_any_thread() -> None:
     store = CountingStore(MemoryStore())
     watcher = RefWatcher(store, poll_s=3600)

@@ -166,7 +166,8 @@ class Daemon:
                 nursery, read_only=options.read_only, on_stale=self._on_stale, on_commit=self._on_commit,
                 on_reset=self._on_reset,
             )  # fmt: skip
-            names = Names(node.repository.refs)
+            self._watcher = RefWatcher(node.store, WATCHED, poll_s=node.settings.poll_s, index=node.repository.index)
+            names = Names(node.repository.refs, self._watcher.nudge)
             self._view = View(
                 node.repository, names, self._live, node.chunks.at_hand, node.numbers, read_only=options.read_only,
                 staging_folder=node.staging.folder,
@@ -184,7 +185,6 @@ class Daemon:
             self._reads = ReadQuestions(observer)
             self._view.outlets = Outlets(self._live, loads, self._on_stale)
             self._operations = Operations(self._view, loads, readahead, trails, observer)
-            self._watcher = RefWatcher(node.store, WATCHED, poll_s=node.settings.poll_s, index=node.repository.index)
             channel = self._channel = fuse.mount(
                 options.mountpoint, f"vfsd:{node.store.url}", set(options.options), read_only=options.read_only
             )

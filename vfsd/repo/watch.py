@@ -73,7 +73,8 @@ class RefWatcher:
         self._failing_kernel = False
 
     def nudge(self, key: str) -> None:
-        """Look at `key` at once: somebody in this process has just changed it. From any thread."""
+        """Look at `key` at once: somebody in this process has just changed it, or has seen it. When it is gone by then,
+        that is told, also if it was never told that it was there. From any thread."""
         if key.startswith(self._prefixes):
             with self._lock:
                 self._nudged.add(key)
@@ -159,8 +160,9 @@ class RefWatcher:
     def _look(self, noticed: set[str], nudged: set[str], whole: bool) -> tuple[list[RefChange], bool]:
         """What has changed, and whether that took a listing. What a failed look was told is lost: list after it."""
         if whole:
-            return self._reader.read_all(), True
-        return self._reader.read(nudged | {key for each in noticed for key in self._reader.below(each)}), False
+            return self._reader.read_all(nudged), True
+        found = nudged | {key for each in noticed for key in self._reader.below(each)}
+        return self._reader.read(found, nudged), False
 
     # In the thread that listens to the kernel
 
@@ -224,13 +226,13 @@ class _Reader:
         self._stale: set[str] = set()  # keys that the index has and the store does not
         self._index_fails = False
 
-    def read_all(self) -> list[RefChange]:
-        """List everything; what changed since the last read, in order of keys."""
+    def read_all(self, seen: Collection[str]) -> list[RefChange]:
+        """List everything; what changed since the last read, and which of the `seen` are gone, in order of keys."""
         listed = {stat.key: stat.etag for stat in self._list()}
         differing = [key for key, etag in listed.items() if self._known.get(key) != etag]
         saved = {} if self._known else self._saved()
         self._stale = saved.keys() - listed.keys()
-        changes = [RefChange(key, None, None) for key in self._known.keys() - listed.keys()]
+        changes = [RefChange(key, None, None) for key in (self._known.keys() | set(seen)) - listed.keys()]
         unread = []
         for key in differing:
             etag, data = saved.get(key, ("", b""))
@@ -238,7 +240,7 @@ class _Reader:
                 changes.append(RefChange(key, listed[key], data))
             else:
                 unread.append(key)
-        return self._note(changes + self._get_all(unread))
+        return self._note(changes + self._get_all(unread), seen)
 
     def _list(self) -> Iterator[Stat]:
         """What is there under the prefixes. Far away that is one listing, from the first of them to the last: in a
@@ -254,9 +256,10 @@ class _Reader:
             elif stat.key > last:
                 return
 
-    def read(self, keys: Collection[str]) -> list[RefChange]:
-        """Look at these; which of them changed since the last read, in order of keys."""
-        return self._note(self._get_all(keys))
+    def read(self, keys: Collection[str], seen: Collection[str]) -> list[RefChange]:
+        """Look at these; which of them changed since the last read, and which of the `seen` are gone, in order of
+        keys."""
+        return self._note(self._get_all(keys), seen)
 
     def below(self, path: str) -> list[str]:
         """The keys that a change of the file or folder at `path` may be about: it, and what is or was in it."""
@@ -280,12 +283,16 @@ class _Reader:
             return RefChange(key, None, None)
         return RefChange(key, etag, data)
 
-    def _note(self, read: list[RefChange]) -> list[RefChange]:
-        """Those of `read` that differ from what is known, which is what they say from now on."""
-        changes = [change for change in read if self._known.get(change.key) != change.etag]
+    def _note(self, read: list[RefChange], seen: Collection[str]) -> list[RefChange]:
+        """Those of `read` that differ from what is known, or was `seen`; they are what is known from now on."""
+        changes = [
+            change
+            for change in read
+            if self._known.get(change.key) != change.etag or (change.etag is None and change.key in seen)
+        ]
         for change in changes:
             if change.etag is None:
-                del self._known[change.key]
+                self._known.pop(change.key, None)
             else:
                 self._known[change.key] = change.etag
         return sorted(changes, key=lambda change: change.key)

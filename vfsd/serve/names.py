@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from vfsd.model.commit import BranchHead, decode
 from vfsd.model.errors import Damaged, NotCached, NotFound
 from vfsd.model.names import from_key_part, is_label
@@ -9,10 +11,12 @@ from vfsd.repo.refs import Refs, ref_key
 
 
 class Names:
-    """A table in memory. A name that is not in it is asked of the store before it is called missing."""
+    """A table in memory. A name that is not in it is asked of the store before it is called missing. learnt: told the
+    key of each branch that the store was asked for: its end may come before the watcher has seen it."""
 
-    def __init__(self, refs: Refs) -> None:
+    def __init__(self, refs: Refs, learnt: Callable[[str], None] = lambda key: None) -> None:
         self._refs = refs
+        self._learnt = learnt
         self._heads: dict[str, dict[str, BranchHead]] = {}
 
     def repos(self) -> list[str]:
@@ -79,6 +83,7 @@ class Names:
         known = self._heads.setdefault(repo, {})
         for branch in listed - known.keys():
             known[branch] = self._refs.head(repo, branch).head
+            self._learnt(ref_key(repo, branch))
         for branch in known.keys() - listed:
             del known[branch]
 
@@ -89,3 +94,4 @@ class Names:
     def _ask_branch(self, repo: str, branch: str) -> None:
         head = self._refs.head(repo, branch)
         self._heads.setdefault(repo, {})[branch] = head.head
+        self._learnt(ref_key(repo, branch))
