@@ -16,7 +16,7 @@ from tests.pipeline.rooms import needs_sandbox
 from tests.pipeline.workshop import Workshop, spec
 from vfsd.model.datum import DatumState
 from vfsd.model.entry import Kind
-from vfsd.model.errors import Unavailable
+from vfsd.model.errors import NotFound, Unavailable
 from vfsd.model.ids import CommitId
 from vfsd.model.job import DatumCounts, JobState
 from vfsd.model.location import parse_location
@@ -468,11 +468,19 @@ async def test_what_a_failed_job_wrote_can_be_looked_at_and_the_branch_stays(sho
         failed = await running.job()
         assert (failed.state, shop.files("count")) == (JobState.FAILURE, {"a": b"good"})
         assert seen(failed) == {"b": b"bad", "c": b"good too"}
+        shop.repository.refs.create_tag("count", f"job-{failed.id[0]}x", CommitId("c" * 64), 1)
+        for digits in (1, 4, 31, 32):
+            assert shop.repository.root(parse_location(f"count/main@job-{failed.id[:digits]}"))
+        with pytest.raises(NotFound, match="there is no tag job-"):
+            shop.repository.root(parse_location(f"count/main@job-{failed.id[:-1]}x"))
         assert [branch for _, branch, _ in shop.repository.refs.branches("count")] == ["main"]
         shop.put({"b": "worse"})
         again = await running.job()
     assert seen(again) == {"b": b"worse"}
-    assert [tag for tag, _ in shop.repository.refs.tags("count")] == [f"job-{again.id[:12]}"]
+    shop.repository.refs.delete_tag("count", f"job-{failed.id[0]}x")
+    assert [tag for tag, _ in shop.repository.refs.tags("count")] == [f"job-{again.id}"]
+    shop.repository.refs.delete_tag("count", f"job-{again.id[:12]}")
+    assert list(shop.repository.refs.tags("count")) == []
 
 
 async def test_of_datums_that_write_the_same_path_each_output_can_be_looked_at(shop: Workshop) -> None:

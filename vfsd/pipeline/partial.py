@@ -21,7 +21,7 @@ _SAYS = "partial output of a job: "  # how the messages of these tags begin
 
 def partial_tag(record: JobRecord) -> str:
     """The name of the tag."""
-    return f"job-{record.id[:SHORT]}"
+    return f"job-{record.id}"
 
 
 def keep_partial(

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 from collections.abc import Iterator
 
 import msgspec
 
 from vfsd.model.commit import BranchHead, GlobalRecord, RepoObject, Tag, decode, encode
-from vfsd.model.errors import AlreadyExists, Conflict, NotFound, ReadOnly
+from vfsd.model.errors import AlreadyExists, Ambiguous, Conflict, NotFound, ReadOnly
 from vfsd.model.ids import CommitId, GlobalId
 from vfsd.model.names import check_label, from_key_part, key_part
 from vfsd.model.rev import check_tag
 from vfsd.store.api import ETag, ObjectStore
+
+_JOB_TAG = re.compile(r"job-[0-9a-f]+")  # or the beginning of one; see vfsd.pipeline.partial
+_JOB_TAG_SIZE = len("job-") + 32
 
 
 class Head(msgspec.Struct, frozen=True):
@@ -165,12 +169,26 @@ class Refs:
             raise AlreadyExists(f"tag {tag} exists already in repo {repo}: delete it first to move it") from None
 
     def tag(self, repo: str, tag: str) -> Tag:
-        """NotFound."""
+        """NotFound. The tag of a job, `job-ID`, is found by the beginning of the id too; Ambiguous."""
+        return self._named_tag(repo, tag)[1]
+
+    def _named_tag(self, repo: str, tag: str) -> tuple[str, Tag]:
+        """With its whole name."""
         try:
             data, _ = self._store.get(_tag_key(repo, tag))
         except NotFound:
-            raise NotFound(f"there is no tag {tag} in repo {repo}") from None
-        return decode(data, Tag, _tag_key(repo, tag))
+            names = self._job_tags(repo, tag) if _JOB_TAG.fullmatch(tag) else []
+            if not names:
+                raise NotFound(f"there is no tag {tag} in repo {repo}") from None
+            if len(names) > 1:
+                raise Ambiguous(f"{len(names)} jobs of repo {repo} begin with {tag}: give more digits") from None
+            return self._named_tag(repo, names[0])
+        return tag, decode(data, Tag, _tag_key(repo, tag))
+
+    def _job_tags(self, repo: str, beginning: str) -> list[str]:
+        folder = _tag_key(repo, "")
+        found = (stat.key.removeprefix(folder) for stat in self._store.list(folder + beginning))
+        return [tag for tag in found if _JOB_TAG.fullmatch(tag) and len(tag) == _JOB_TAG_SIZE]
 
     def tags(self, repo: str) -> Iterator[tuple[str, Tag]]:
         """(name, tag) in order of their keys."""
@@ -181,8 +199,8 @@ class Refs:
 
     def delete_tag(self, repo: str, tag: str) -> None:
         """NotFound when it is not there."""
-        self.tag(repo, tag)
-        self._store.delete(_tag_key(repo, tag))
+        name, _ = self._named_tag(repo, tag)
+        self._store.delete(_tag_key(repo, name))
 
     # Global ids
 
