@@ -67,6 +67,26 @@ async def finished(vfsd: Program, *pipelines: str) -> None:
             await aside(vfsd.ok, "job", "wait", "--pipeline", name)
 
 
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [
+        ({}, {"coefficient": 1.0}),
+        ({"parallelism_spec": {"constant": 3}}, {"constant": 3}),
+        ({"parallelism_spec": {"coefficient": 0.5}}, {"coefficient": 0.5}),
+    ],
+)
+def test_how_many_datums_run_at_a_time_is_shown_as_it_holds_and_can_be_given_again(
+    vfsd: Program, given: dict[str, Any], shown: dict[str, float]
+) -> None:
+    create(vfsd, spec(**given))
+    found = vfsd.ok("pipeline", "inspect", "copy", "--json").json["spec"]
+    assert found["parallelism_spec"] == shown
+    text = vfsd.ok("pipeline", "inspect", "copy").text
+    assert json.loads(text[text.index("{") :])["parallelism_spec"] == shown
+    create(vfsd, found, command="update")
+    assert vfsd.ok("pipeline", "inspect", "copy", "--json").json["spec"] == found
+
+
 def test_a_pipeline_is_created_listed_and_inspected(vfsd: Program) -> None:
     done = create(vfsd, spec(description="copies"))
     assert done.text == "created pipeline copy, version 1: texts/main:/* -> copy/main\n"

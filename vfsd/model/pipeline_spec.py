@@ -16,6 +16,7 @@ from vfsd.model.spec_lasting import Service, Spout
 from vfsd.model.spec_transform import DatumSetSpec, ParallelismSpec, Resources, Transform
 
 DEFAULT_TRIES = 3
+_COEFFICIENT = 1.0  # datums at a time, as a multiple of the cores, when a spec does not say
 _CODE = ("cmd", "stdin", "env", "err_cmd", "err_stdin", "accept_return_code", "working_dir", "user", "secrets")
 
 
@@ -90,7 +91,14 @@ class PipelineSpec(msgspec.Struct, frozen=True, kw_only=True):
     def workers(self, cores: int) -> int:
         """How many datums run at a time on a machine with `cores` cores: one a core when the spec does not say."""
         spec = self.parallelism_spec
-        return spec.constant or max(1, int((spec.coefficient or 1.0) * cores))
+        return spec.constant or max(1, int((spec.coefficient or _COEFFICIENT) * cores))
+
+    def shown(self) -> dict[str, object]:
+        """All fields, with the defaults that hold, for a reader."""
+        fields: dict[str, object] = msgspec.to_builtins(self)
+        if not self.is_lasting and not fields["parallelism_spec"]:
+            fields["parallelism_spec"] = {"coefficient": _COEFFICIENT}
+        return fields
 
     def datum_timeout_s(self) -> float | None:
         """Seconds that one try of a datum may take; None for no limit."""

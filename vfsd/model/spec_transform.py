@@ -39,7 +39,7 @@ class Transform(msgspec.Struct, frozen=True, omit_defaults=True):
     network: bool = True
 
 
-class ParallelismSpec(msgspec.Struct, frozen=True):
+class ParallelismSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     """How many datums run at a time: a number, or a share of the machine's cores; 0 for not given."""
 
     constant: int = 0

@@ -145,7 +145,7 @@ def inspect(invocation: Invocation, name: str) -> None:
         if invocation.json:
             print_json({
                 **_facts(head, last), "ticks": [{"repo": repo, "next": moment} for repo, moment in ticks],
-                "spec": msgspec.to_builtins(head.spec),
+                "spec": head.spec.shown(),
             })  # fmt: skip
             return
         print_fields([
@@ -162,7 +162,7 @@ def inspect(invocation: Invocation, name: str) -> None:
             *(("next tick", f"{repo}  {moment or 'never'}") for repo, moment in ticks),
         ])
         print_line()
-        spec = msgspec.json.encode({key: value for key, value in msgspec.to_builtins(head.spec).items() if value})
+        spec = msgspec.json.encode({key: value for key, value in head.spec.shown().items() if value})
         print_line(msgspec.json.format(spec, indent=2).decode())
 
 
