@@ -23,6 +23,15 @@ def test_memory_is_used_again_once_nobody_looks_at_it() -> None:
     assert any(piece.obj is where for piece in held)
 
 
+def test_memory_is_used_for_less_than_it_has() -> None:
+    buffers = Buffers()
+    where = buffers.take((8 << 20) + 50_000).obj
+    small, large = buffers.take(3 << 20), buffers.take(8 << 20)
+    assert small.obj is where
+    assert large.obj is not where
+    assert room(buffers.take(1 << 20)) < room(small), "what is much larger is not held for little"
+
+
 @pytest.mark.parametrize("size", [1, 4096, 1 << 20, (1 << 20) + 1, 8 << 20])
 def test_a_piece_is_as_large_as_asked_and_ends_with_a_page(size: int) -> None:
     piece = Buffers().take(size)

@@ -54,9 +54,10 @@ class Brings(Protocol):
         ...
 
 
-def runs(chunks: Iterable[Chunk], most: int = RANGE) -> Iterator[list[Chunk]]:
+def runs(chunks: Iterable[Chunk], most: int = RANGE, *, is_cut: bool = False) -> Iterator[list[Chunk]]:
     """The chunks, each once, by where they lie: those in one list are near each other in one object, and one request of
-    up to `most` bytes brings them; a larger chunk is alone."""
+    up to `most` bytes brings them, but for the end of the last one; a larger chunk is alone. is_cut: those of one list
+    begin between the same two multiples of `most`."""
     unique = {chunk.id: chunk for chunk in chunks}.values()
     run: list[Chunk] = []
     start = end = plain = 0
@@ -66,7 +67,8 @@ def runs(chunks: Iterable[Chunk], most: int = RANGE) -> Iterator[list[Chunk]]:
             yield [chunk]
             continue
         near = run and place.container == run[0].place.container and place.offset - end <= GAP
-        if not near or place.offset + place.length - start > most or plain + chunk.size > PLAIN:
+        is_long = place.offset // most > start // most if is_cut else place.offset + place.length - start > most
+        if not near or is_long or plain + chunk.size > PLAIN:
             if run:
                 yield run
             run, start, end, plain = [], place.offset, 0, 0

@@ -10,11 +10,14 @@ import mmap
 import threading
 
 SMALLEST = 1 << 20  # bytes
+LARGER = 4  # times what is asked for, that a piece which is there may have
 PAGE = 4096  # bytes that pieces begin at a multiple of
+HUGE = 2 << 20  # bytes of a huge page
+MORE = 128 << 10  # bytes that a piece has in small pages behind its power of two: requests end with a whole chunk
 
 
 class Buffers:
-    """Pieces of memory, each a power of two in size. Safe from any thread."""
+    """Pieces of memory, each a power of two in size, and a little. Safe from any thread."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -23,17 +26,19 @@ class Buffers:
     def take(self, size: int) -> memoryview:
         """`size` bytes with anything in them, at the beginning of a piece (`obj` of the view), which is the caller's as
         long as there is any view of it."""
-        room = max(SMALLEST, 1 << (size - 1).bit_length())
+        least = max(SMALLEST, 1 << (size - MORE - 1).bit_length()) if size > MORE else SMALLEST
         with self._lock:
-            fitting = (piece for piece in self._pieces if len(piece) == room)
-            return memoryview(next(filter(_is_free, fitting), None) or self._make(room))[:size]
+            fitting = (piece for piece in self._pieces if least <= len(piece) - HUGE <= LARGER * least)
+            found = next(filter(_is_free, sorted(fitting, key=len)), None) or self._make(least)
+            return memoryview(found)[:size]
 
-    def _make(self, room: int) -> mmap.mmap:
+    def _make(self, size: int) -> mmap.mmap:
         """A new piece; those of other sizes that nobody uses go."""
-        self._pieces = [piece for piece in self._pieces if len(piece) == room or not _is_free(piece)]
-        made = mmap.mmap(-1, room, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        self._pieces = [piece for piece in self._pieces if len(piece) == size + HUGE or not _is_free(piece)]
+        made = mmap.mmap(-1, size + HUGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         with contextlib.suppress(OSError):  # a kernel without them
-            made.madvise(mmap.MADV_HUGEPAGE)
+            made.madvise(mmap.MADV_HUGEPAGE, 0, size)
+            made.madvise(mmap.MADV_NOHUGEPAGE, size, HUGE)
         self._pieces.append(made)
         return made
 

@@ -332,14 +332,12 @@ class Operations:
         handle, offset, size, *_ = _unpack_read(request.body)
         file = self._files[handle]
         node = file.node
-        pieces = self._view.read(node, offset, size)
         content = self._view.committed(node)
-        if content is not None:
-            end = offset + sum(map(len, pieces))
-            if content.size > end - offset:
-                self._readahead.after_read(file.reader, content, offset, end - offset)
-            if end == content.size:
-                self._trails.after_read(node, content.size, waited=request.waited)
+        if content is not None and size < content.size:
+            self._readahead.asked(file.reader, content, offset, size)
+        pieces = self._view.read(node, offset, size)
+        if content is not None and offset + sum(map(len, pieces)) == content.size:
+            self._trails.after_read(node, content.size, waited=request.waited)
         return pieces
 
     def write(self, request: Request) -> Answer:
