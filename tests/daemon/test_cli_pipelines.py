@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
@@ -226,6 +227,25 @@ async def test_jobs_and_datums_are_shown_alike_with_and_without_a_daemon(vfsd: P
     assert vfsd("datum", "inspect", job, "xyz").error == f"job {job[:12]} has no datum that begins with 'xyz'"
     several = f"several datums of job {job[:12]} begin with '': give more digits"
     assert vfsd("datum", "inspect", job, "").error == several
+
+
+async def test_jobs_that_are_watched_stand_in_columns(vfsd: Program) -> None:
+    vfsd.put("texts/main/a", "1")
+    create(vfsd, spec("c"))
+    await finished(vfsd, "c")
+    words = vfsd.command("job", "list", "--watch")
+    with subprocess.Popen(words, env=vfsd.environ, stdout=subprocess.PIPE, text=True) as watching:
+        assert watching.stdout is not None
+        lines = [watching.stdout.readline()]
+        create(vfsd, spec("longer"), spec("fails", cmd="exit 1", datum_tries=1))
+        async with running(vfsd):
+            await aside(vfsd, "job", "wait", "--pipeline", "longer")
+            await aside(vfsd, "job", "wait", "--pipeline", "fails")
+        while not (" failure " in "".join(lines) and "longer" in "".join(lines)):
+            lines.append(watching.stdout.readline())
+        watching.terminate()
+    assert len({line.index(next(word for word in line.split()[2:] if word.isalpha())) for line in lines}) == 1
+    assert len({line.index(vfsd.ok("job", "list", "--json").json[0]["created"][:8]) for line in lines}) == 1
 
 
 async def test_text_says_what_json_says(vfsd: Program) -> None:

@@ -71,22 +71,34 @@ def print_line(text: str = "") -> None:
 
 def print_table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Aligned columns, numbers to the right where a title begins with `>`. Titles are shown on a terminal only."""
-    right = [title.startswith(">") for title in titles]
-    widths = [0] * len(titles)
-    head = [title.removeprefix(">") for title in titles]
+    table = Table(titles, [""] * len(titles))
     rest = iter(rows)
-    batch = list(islice(rest, _BATCH))
-    if batch and sys.stdout.isatty():
-        batch.insert(0, head)
-    while batch:
-        widths = [max(width, *(len(row[at]) for row in batch)) for at, width in enumerate(widths)]
-        for row in batch:
+    while batch := list(islice(rest, _BATCH)):
+        table.print(batch)
+
+
+class Table:
+    """The same as its rows come to be. widest: cells that those to come are not wider than, as far as one can tell."""
+
+    def __init__(self, titles: Sequence[str], widest: Sequence[str]) -> None:
+        self._right = [title.startswith(">") for title in titles]
+        self._head = [title.removeprefix(">") for title in titles]
+        self._widths = [len(cell) for cell in widest]
+        self._begun = not sys.stdout.isatty()
+
+    def print(self, rows: list[Sequence[str]]) -> None:
+        """Some rows more, aligned with those before."""
+        if rows and not self._begun:
+            self._begun = True
+            rows = [self._head, *rows]
+        for row in rows:
+            self._widths = [max(width, len(cell)) for width, cell in zip(self._widths, row, strict=True)]
+        for row in rows:
             cells = (
                 cell.rjust(width) if to_right else cell.ljust(width)
-                for cell, width, to_right in zip(row, widths, right, strict=True)
+                for cell, width, to_right in zip(row, self._widths, self._right, strict=True)
             )
             print_line("  ".join(cells).rstrip())
-        batch = list(islice(rest, _BATCH))
 
 
 def print_fields(fields: Iterable[tuple[str, str]]) -> None:

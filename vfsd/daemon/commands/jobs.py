@@ -15,6 +15,7 @@ from vfsd.daemon.following import FOLLOW_S, Following
 from vfsd.daemon.invocation import FactsCommand, Invocation, StoreCommand
 from vfsd.daemon.output import (
     Facts,
+    Table,
     counted,
     print_fields,
     print_json,
@@ -39,6 +40,8 @@ from vfsd.repo.repository import now_ns
 
 LOOK_S = 0.02  # seconds between two looks at whether the index has changed, which costs microseconds
 ASK_S = 1.0  # seconds between two looks at the store, and at whether anything runs pipelines
+_TITLES = ("job", "pipeline", "state", ">ran", ">skipped", ">failed", ">datums", "created", ">took", "reason")
+_WIDEST = ("", "some-pipeline", max(JobState, key=len), "10000", "skipped", "failed", "datums", "", "1000.00 s", "")
 
 
 @click.group()
@@ -77,8 +80,7 @@ def list_(invocation: Invocation, pipeline: str | None, watch: bool) -> None:
         if invocation.json:
             print_json_list(map(job_facts, found))
         else:
-            counts = (">ran", ">skipped", ">failed", ">datums")
-            print_table(("job", "pipeline", "state", *counts, "created", ">took", "reason"), map(_row, found))
+            print_table(_TITLES, map(_row, found))
 
 
 @job.command("inspect", cls=FactsCommand)
@@ -293,14 +295,15 @@ class _Waiting:
 
 def _watch(records: JobRecords, pipeline: str | None, as_json: bool) -> NoReturn:
     seen: dict[str, JobRecord] = {}
+    table = Table(_TITLES, _WIDEST)
     while True:
         changed = [record for record in reversed(records.known(pipeline)) if seen.get(record.id) != record]
         seen.update((record.id, record) for record in changed)
-        for record in changed:
-            if as_json:
+        if as_json:
+            for record in changed:
                 print_json(job_facts(record))
-            else:
-                print_line("  ".join(_row(record)))
+        else:
+            table.print([_row(record) for record in changed])
         sys.stdout.flush()
         time.sleep(ASK_S)
 
