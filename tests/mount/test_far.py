@@ -58,15 +58,21 @@ def proxy(s3_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
 
 
 @pytest.fixture
-def top(proxy: Proxy, filled: Filled, tmp_path: Path) -> Iterator[Path]:
-    """The set, as a fresh node shows it."""
+def fresh(proxy: Proxy, filled: Filled, tmp_path: Path) -> Iterator[Mounted]:
+    """A node that has seen nothing of the store yet."""
     if not os.path.exists("/dev/fuse"):
         pytest.skip("/dev/fuse is not there: nothing can be mounted on this machine")
     node = Mounted(tmp_path / "fresh", filled.url)
     node.mount()
-    yield node.path / "data" / "main" / "set"
+    yield node
     proxy.set(Options())
     node.close()
+
+
+@pytest.fixture
+def top(fresh: Mounted) -> Path:
+    """The set, as a fresh node shows it."""
+    return fresh.path / "data" / "main" / "set"
 
 
 def is_quiet(proxy: Proxy) -> bool:
@@ -106,3 +112,21 @@ def test_a_file_here_and_there_is_read_alone(top: Path, proxy: Proxy) -> None:
     proxy.reset()
     (top / "b" / "13").read_bytes()
     assert received(proxy) < 3 * MIB
+
+
+def test_a_large_file_is_on_its_way_before_it_is_closed(fresh: Mounted, proxy: Proxy, tmp_path: Path) -> None:
+    """Also one whose writer goes back to its beginning, as those do that write a length there in the end."""
+    data, target = os.urandom(100 * MIB), fresh.path / "more" / "main" / "f"
+    target.parent.parent.mkdir()
+    with target.open("wb", buffering=0) as file:
+        for at in range(0, 80 * MIB, MIB):
+            file.write(data[at : at + MIB])
+        wait_for(lambda: proxy.counts().of("PUT", "packs").up > 32 * MIB, 60)
+        for at in range(80 * MIB, 100 * MIB, MIB):
+            file.write(data[at : at + MIB])
+        file.seek(0)
+        file.write(b"length")
+    fresh.run("commit", "more/main")
+    assert proxy.counts().of("PUT", "packs").up < 105 * MIB, "what was sent early is not sent again"
+    fresh.run("get", "more/main/f", tmp_path / "f")
+    assert (tmp_path / "f").read_bytes() == b"length" + data[6:]

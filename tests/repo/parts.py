@@ -53,6 +53,9 @@ class Blobs:
             assert hash_bytes(data) == chunk
         return [PLACE] * len(chunks)
 
+    def places(self, chunks: list[ChunkId]) -> dict[ChunkId, Place]:
+        return {chunk: PLACE for chunk in chunks if chunk in self.chunks}
+
     def chunk(self, chunk: Chunk) -> bytes:
         """A chunk's bytes."""
         return self.chunks[chunk.id]

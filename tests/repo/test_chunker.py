@@ -172,3 +172,14 @@ def test_any_range_of_a_long_file_can_be_read() -> None:
                 offset, size = dice.randrange(110_000), dice.randrange(5_000)
                 found = read_content(blobs, blobs.many, content, offset, size)
                 assert found == data[offset : offset + size]
+
+
+@settings(max_examples=100)
+@given(data=st.binary(max_size=6000), stops=st.lists(st.integers(0, 6000), max_size=5))
+def test_a_file_that_is_cut_while_it_grows_is_cut_as_if_it_had_been_whole(data: bytes, stops: list[int]) -> None:
+    blobs, begun = Blobs(), []
+    for stop in sorted(min(stop, len(data)) for stop in stops):
+        begun += CHUNKER.cut_on(Bytes(data[:stop]), sum(chunk.size for chunk in begun), stop, blobs)
+    rest = Bytes(data)
+    assert CHUNKER.cut_reader(rest, len(data), blobs, blobs, begun) == CHUNKER.cut_bytes(data, blobs, blobs)
+    assert not stops or rest.given <= 2 * (len(data) - sum(chunk.size for chunk in begun))

@@ -8,7 +8,7 @@ cut gives what cutting the whole file gives: an edited file's chunks are a funct
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
@@ -35,6 +35,10 @@ class BlobSink(NodeSink, Protocol):
         """Store those of the chunks that are not stored already; their bytes are taken over before the call returns."""
         ...
 
+    def places(self, chunks: list[ChunkId]) -> dict[ChunkId, Place]:
+        """Where those of the chunks lie that are stored already."""
+        ...
+
 
 class Reader(Protocol):
     """A file's bytes, wherever they are."""
@@ -51,6 +55,7 @@ class Chunker:
         self._min = store_format.chunk_min
         self._avg = store_format.chunk_avg
         self._max = store_format.chunk_max
+        self._together = max(RUN, 4 * self._max)
 
     def cut_bytes(self, data: bytes, sink: BlobSink, nodes: NodeSource) -> Content:
         """The content of a file whose bytes are all at hand."""
@@ -58,19 +63,31 @@ class Chunker:
             return NOTHING
         return self.cut_reader(lambda offset, size: data[offset : offset + size], len(data), sink, nodes)
 
-    def cut_reader(self, read: Reader, size: int, sink: BlobSink, nodes: NodeSource) -> Content:
+    def cut_reader(
+        self, read: Reader, size: int, sink: BlobSink, nodes: NodeSource, begun: Iterable[Chunk] = ()
+    ) -> Content:
         """The content of a file of `size` bytes, read in order; memory stays at a few runs of RUN bytes, or of some
-        chunks where those are large. Runs are hashed and stored in threads, beside the reading and cutting."""
+        chunks where those are large. Runs are hashed and stored in threads, beside the reading and cutting. begun: the
+        chunks that it begins with, as `cut_on` gave them, which are not read again."""
         if not size:
             return NOTHING
         builder = ChunkListBuilder(sink)
-        together = max(RUN, 4 * self._max)
-        runs = (list(run) for run in self._runs(read, 0, size, together))
-        stored = self._side_by_side(sink, runs) if size > together else (_store(sink, run) for run in runs)
-        for chunks in stored:
+        start = 0
+        for chunk in begun:
+            builder.add(chunk)
+            start += chunk.size
+        runs = (list(run) for run in self._runs(read, start, size, self._together))
+        is_long = size - start > self._together
+        for chunks in self._side_by_side(sink, runs) if is_long else (_store(sink, run) for run in runs):
             for chunk in chunks:
                 builder.add(chunk)
         return builder.finish(nodes)
+
+    def cut_on(self, read: Reader, start: int, end: int, sink: BlobSink) -> list[Chunk]:
+        """The chunks of a file from `start`, where one begins, up to the last cut that does not depend on what stands
+        at `end` and behind it. Hashed and stored as in `cut_reader`."""
+        runs = (list(run) for run in self._runs(read, start, end, self._together, final=False))
+        return [chunk for chunks in self._side_by_side(sink, runs) for chunk in chunks]
 
     def _side_by_side(self, sink: BlobSink, runs: Iterator[list[memoryview]]) -> Iterator[list[Chunk]]:
         with ThreadPoolExecutor(THREADS, thread_name_prefix="vfsd-chunks") as pool:
@@ -103,16 +120,20 @@ class Chunker:
                 end += len(piece)
                 yield end, _store(sink, [piece])[0]
 
-    def _runs(self, read: Reader, start: int, size: int, together: int) -> Iterator[Iterator[memoryview]]:
-        """The chunks' bytes from `start` to the end of the file, those of `together` bytes at a time."""
+    def _runs(
+        self, read: Reader, start: int, size: int, together: int, *, final: bool = True
+    ) -> Iterator[Iterator[memoryview]]:
+        """The chunks' bytes from `start` to `size`, those of `together` bytes at a time. final: the file ends there."""
         cutter = FastCDC(self._avg, min_size=self._min, max_size=self._max)
         while start < size:
             wanted = min(together, size - start)
             data = read(start, wanted)
             if not data:
                 return
-            run = _Run(cutter, data, is_last=len(data) < wanted or start + wanted == size)
+            run = _Run(cutter, data, is_last=final and (len(data) < wanted or start + wanted == size))
             yield run.pieces()
+            if not run.end:
+                return
             start += run.end
 
 

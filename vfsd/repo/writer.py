@@ -104,6 +104,13 @@ class BlobWriter:
                 known[chunk] = place
         return [known[chunk] for chunk, _ in chunks]
 
+    def places(self, chunks: list[ChunkId]) -> dict[ChunkId, Place]:
+        """Where those of the chunks lie, or will lie, that were stored already."""
+        with self._lock:
+            self._ask_index = self._ask_index or self._index.has_places()  # another writer may have stored them
+            known = self._known_many(chunks)
+        return {chunk: known[chunk] for chunk in chunks if chunk in known}
+
     def add_node(self, node: Node) -> Ref:
         """Store a node unless it is there; a pointer to it."""
         name = node_id(node)

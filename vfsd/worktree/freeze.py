@@ -179,7 +179,8 @@ class Storer:
             return file.read(offset, size, read_base)
 
         if file.base is None:
-            return self._chunker.cut_reader(read, file.size, self._sink, self._nodes)
+            begun = file.beginning.chunks(self._sink) if file.beginning is not None else ()
+            return self._chunker.cut_reader(read, file.size, self._sink, self._nodes, begun)
         dirty = file.extents.ranges()
         if file.base_limit < min(file.size, file.base.size):
             # Cut off and extended again: zeros stand where the base had bytes.

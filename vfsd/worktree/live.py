@@ -21,8 +21,10 @@ from vfsd.repo.content import ChunkSource
 from vfsd.repo.diff import Changed, diff
 from vfsd.repo.refs import Head, check_writable, kept_from_users
 from vfsd.repo.repository import Committed, Repository, empty_root
+from vfsd.repo.writer import BlobWriter
 from vfsd.worktree.adopt import Stale, adopt
 from vfsd.worktree.branch import CommitTiming, LiveBranch, Outcome
+from vfsd.worktree.early import Early
 from vfsd.worktree.freeze import Storer, as_before, forget_unused, freeze, keep_records, summary, thaw
 from vfsd.worktree.left import discard
 from vfsd.worktree.node import WorkNode
@@ -76,6 +78,8 @@ class LiveBranches:
         self._opened: dict[tuple[str, str], LiveBranch] = {}
         self._deleted: dict[tuple[str, str], Worktree] = {}  # with changes
         self.room = Room(staging, self.hurry)
+        self._early = Early(repository, nursery)
+        staging.on_growth = None if repository.store.is_local else self._early.grew
 
     # Opening
 
@@ -279,7 +283,8 @@ class LiveBranches:
                     return earlier
                 keep_records(live.tree, frozen)
                 live.unsettled = tries = Tries(self._journal, live.row, frozen)
-                outcome = await trio.to_thread.run_sync(self._store, live, tries, message or live.held or "")
+                writer = await self._early.take(live.row.id)
+                outcome = await trio.to_thread.run_sync(self._store, live, tries, message or live.held or "", writer)
             except BaseException:
                 live.first_change = live.first_change or trio.current_time()
                 if live.unsettled is not None and not live.unsettled.commits:
@@ -321,10 +326,10 @@ class LiveBranches:
             self._on_commit(committed)
         return committed
 
-    def _store(self, live: LiveBranch, tries: Tries, message: str) -> Outcome:
+    def _store(self, live: LiveBranch, tries: Tries, message: str, writer: BlobWriter) -> Outcome:
         """Blocks: cut and store what is staged, make the commit, find out what it changed."""
         repository = self._repository
-        writer = repository.writer()
+
         def about_to_move(commit: CommitId) -> None:
             trio.from_thread.run_sync(tries.add, commit)
             self._journal.sync()  # else what a power cut leaves would be committed over what others did since

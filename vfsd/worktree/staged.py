@@ -14,6 +14,7 @@ from functools import partial
 
 from vfsd.model.errors import NotCached, Refused
 from vfsd.repo.chunklist import Content
+from vfsd.worktree.beginning import Beginning
 from vfsd.worktree.disk import copy_ranges, nothing, punch_hole, write_all
 from vfsd.worktree.extents import Extents
 from vfsd.worktree.records import Stored
@@ -47,6 +48,7 @@ class StagedFile:
         self._refused: tuple[int, bytes] | None = None  # what the disk did not take; offset, bytes
         self._successor: StagedFile | None = None  # a copy that was begun, and that a writer will take
         self._whole = True  # False of a copy that is not done yet
+        self.beginning: Beginning | None = None  # of one that may be stored while it is written
 
     @property
     def is_closed(self) -> bool:
@@ -83,6 +85,8 @@ class StagedFile:
             self._staging.grew(self._name, self.extents.add(offset, end))
         self.size = max(self.size, end)
         self.version += 1
+        if self.beginning is not None:
+            self.beginning.wrote(offset, end)
         return rest
 
     def _put(self, offset: int, data: bytes | memoryview) -> None:
@@ -115,6 +119,8 @@ class StagedFile:
         if start >= end:
             return
         self._make_writable(self.size)
+        if self.beginning is not None:
+            self.beginning.touched(start)
         if self._memory is not None:
             self._memory[start:end] = bytes(end - start)
         else:
@@ -127,6 +133,8 @@ class StagedFile:
     def truncate(self, size: int) -> None:
         """Cut off or extend with zeros."""
         self._make_writable(size)
+        if self.beginning is not None:
+            self.beginning.touched(size)
         if self._memory is not None:
             if size <= len(self._memory):
                 del self._memory[size:]
@@ -150,6 +158,8 @@ class StagedFile:
             write_all(self._fd, self._memory, 0)
             self._staging.grew(self._name, len(self._memory))
             self._memory = None
+            if self._staging.on_growth is not None:
+                self.beginning = Beginning(partial(self._staging.on_growth, self))
         elif self._memory is None and self._fd < 0:
             self._name, self._fd = self._staging.new_file()
 
@@ -208,6 +218,13 @@ class StagedFile:
         if len(data) != size:
             raise Refused(errno.EIO, f"{self._staging.path(self._name)} is cut short")
         return data
+
+    def duplicate(self) -> int:
+        """A descriptor, for the caller to close, of a file that has all bytes at their places; -1 if there is none, or
+        somebody reads them already. Bytes that are there stay, unless they are written over."""
+        if self.frozen or self.base is not None or self._memory is not None or self._in_segment or self._fd < 0:
+            return -1
+        return os.dup(self._fd) if self.extents.ranges() == [(0, self.size)] else -1
 
     # Durability
 

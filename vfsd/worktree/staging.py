@@ -8,7 +8,8 @@ from __future__ import annotations
 import errno
 import itertools
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
 
 from vfsd.model.errors import Refused
 from vfsd.worktree.disk import unlink, write_all
@@ -41,6 +42,7 @@ class Staging:
         self._numbers = itertools.count(max(taken, default=0) + 1)
         self._segment: Segment | None = None  # that is being filled
         self._segments = Segments(folder, self._remove)
+        self.on_growth: Callable[[Any], None] | None = None  # gets a StagedFile that may be stored as far as it is
         self._admitted = _LOOK  # bytes since the last look at the disk
         self._limbo: list[tuple[int, int, str, int]] = []  # (branch, last record naming it, name, descriptor or -1)
         self._settled: dict[int, int] = {}  # branch → its records up to this number are in a commit
