@@ -6,11 +6,12 @@ import secrets
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from tests import servers
 
-settings.register_profile("vfsd", deadline=None)  # the machine is shared: slow is not wrong
+# The machine is shared: slow is not wrong. The examples are the same in each run; the slow suite draws others.
+settings.register_profile("vfsd", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("vfsd")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import random
 import shutil
 import signal
 import socket
@@ -55,21 +56,20 @@ class S3Server:
 
 
 def free_ports(count: int, also: int = 0) -> list[int]:
-    """`count` ports of 127.0.0.1 that nobody listens on, nor on the one `also` above."""
+    """`count` ports of 127.0.0.1 that nobody listens on, nor on the one `also` above. None of them is one that the
+    kernel gives to whoever connects, so that nobody has it by chance until it is listened on."""
+    lowest_given = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    highest = max(lowest_given, 20_000) - also
+    candidates = random.SystemRandom().sample(range(5_000, highest), highest - 5_000)
     with contextlib.ExitStack() as held:
         ports: list[int] = []
         while len(ports) < count:
-            first = held.enter_context(socket.socket())
-            first.bind(("127.0.0.1", 0))
-            port = first.getsockname()[1]
-            if port + also > 65535:
+            port = candidates.pop()
+            try:
+                for each in {port, port + also}:
+                    held.enter_context(socket.socket()).bind(("127.0.0.1", each))
+            except OSError:
                 continue
-            if also:
-                second = held.enter_context(socket.socket())
-                try:
-                    second.bind(("127.0.0.1", port + also))
-                except OSError:
-                    continue
             ports.append(port)
         return ports
 

@@ -146,7 +146,7 @@ class Gate:
 
     def __call__(self, request: Request) -> Fault | None:
         self.came.release()
-        assert self.open.wait(20)
+        assert self.open.wait(60)
         return None
 
 
@@ -168,7 +168,7 @@ def test_a_reader_waits_for_the_range_that_its_chunk_is_in(gate: Gate, index: In
     store, cache, chunks = slow_cache(gate, index, 50)
     with ThreadPoolExecutor(12) as pool:
         fetching = pool.submit(cache.fetch, chunks)
-        assert gate.came.acquire(timeout=20)
+        assert gate.came.acquire(timeout=60)
         reading = [pool.submit(cache.get, chunk) for chunk in chunks[:10]]
         gate.open.set()
         fetching.result()
@@ -180,9 +180,9 @@ def test_a_range_leaves_out_what_a_reader_is_reading(gate: Gate, index: Index) -
     store, cache, chunks = slow_cache(gate, index, 3)
     with ThreadPoolExecutor(2) as pool:
         reading = pool.submit(cache.get, chunks[0])
-        assert gate.came.acquire(timeout=20)
+        assert gate.came.acquire(timeout=60)
         fetching = pool.submit(cache.bring, chunks)
-        assert gate.came.acquire(timeout=20)
+        assert gate.came.acquire(timeout=60)
         gate.open.set()
         assert fetching.result().chunks == 2
         assert is_right(chunks[0], reading.result())
@@ -195,7 +195,7 @@ def test_no_more_is_under_way_than_the_budget(gate: Gate, index: Index, monkeypa
     with ThreadPoolExecutor(1) as pool, closing(BulkFetch(cache, threads=20, budget=5 * 21 * KIB)) as fetcher:
         fetching = pool.submit(fetcher.fetch, chunks)
         for _ in range(5):
-            assert gate.came.acquire(timeout=20)
+            assert gate.came.acquire(timeout=60)
         assert not gate.came.acquire(timeout=0.2)
         gate.open.set()
         assert fetching.result().chunks == 30
@@ -210,7 +210,7 @@ def test_who_stops_gets_what_was_under_way_and_no_more(
     with ThreadPoolExecutor(1) as pool, closing(BulkFetch(cache, threads=2)) as fetcher:
         fetching = pool.submit(lambda: fetcher.fetch(chunks, stop=stop.is_set))
         for _ in range(2):
-            assert gate.came.acquire(timeout=20)
+            assert gate.came.acquire(timeout=60)
         stop.set()
         gate.open.set()
         assert fetching.result().chunks == 2

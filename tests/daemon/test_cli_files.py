@@ -388,6 +388,6 @@ def test_writers_at_the_same_time_all_get_in(vfsd: Program) -> None:
         subprocess.Popen(vfsd.command("put", path, "texts/main/"), env=vfsd.environ, stdout=subprocess.DEVNULL)
         for path in files
     ]
-    assert [process.wait(60) for process in running] == [0] * len(files)
+    assert [process.wait(300) for process in running] == [0] * len(files)
     assert vfsd.ok("ls", "texts/main").lines == [f"f{number}" for number in range(4)]
     assert len(vfsd.ok("log", "texts/main").lines) == 4

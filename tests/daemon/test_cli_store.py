@@ -208,7 +208,7 @@ def test_on_a_store_that_keeps_no_conditions_the_one_node_loses_nothing(
             subprocess.Popen(bare.command("put", path, "texts/main/"), env=bare.environ, stdout=subprocess.DEVNULL)
             for path in files
         ]
-        assert [process.wait(60) for process in running] == [0] * len(files)
+        assert [process.wait(300) for process in running] == [0] * len(files)
         assert bare.ok("ls", "texts/main").lines == ["f0", "f1", "f2"]
         assert "exists already" in bare("branch", "create", "texts/main").error
         assert len(bare.ok("log", "texts/main").lines) == 3

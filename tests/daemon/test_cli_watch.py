@@ -18,7 +18,7 @@ import pytest
 from tests.daemon.program import Program
 from tests.repo.following import writer
 
-LIMIT_S = 30.0
+LIMIT_S = 120.0
 
 
 class Watching:

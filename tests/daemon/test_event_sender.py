@@ -57,7 +57,7 @@ def test_events_are_posted_in_order_and_tried_again_when_the_server_fails(server
     sender = EventSender(server.url, first_wait_s=0.01)
     for number in range(3):
         sender.send({"number": number})
-    got = [server.got.get(timeout=30) for _ in range(5)]
+    got = [server.got.get(timeout=60) for _ in range(5)]
     assert got == [(503, {"number": 0}), (500, {"number": 0}), *((200, {"number": number}) for number in range(3))]
     sender.close()
 
@@ -69,7 +69,7 @@ def test_what_is_refused_or_fails_again_and_again_is_dropped_with_a_line(
     sender = EventSender(server.url, first_wait_s=0.01)
     for number in range(3):
         sender.send({"number": number})
-    while server.got.get(timeout=30) != (200, {"number": 2}):
+    while server.got.get(timeout=60) != (200, {"number": 2}):
         pass
     sender.close()
     assert sum("is dropped" in line for line in caplog.messages) == 2

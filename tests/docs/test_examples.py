@@ -37,7 +37,7 @@ def test_the_readme_can_be_followed_word_by_word(place: Place) -> None:
     script = script.replace("docs/*.md", f"{DOCS}/*.md").replace("/mnt/vfs", str(mountpoint))
     shell = ["sh", "-eu", "-c", f"vfsd init\n{script}"]  # the default store is not for tests
     done = subprocess.run(
-        shell, check=False, cwd=place.folder, env=place.environ, capture_output=True, text=True, timeout=120
+        shell, check=False, cwd=place.folder, env=place.environ, capture_output=True, text=True, timeout=900
     )
     assert done.returncode == 0, done.stderr
     assert "first texts" in done.stdout

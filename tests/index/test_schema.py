@@ -23,7 +23,7 @@ def test_processes_that_make_the_index_at_once_all_can_use_it(tmp_path: Path) ->
         "index = Index(sys.argv[1]); index.add_nodes([(sys.argv[2].encode(), b'x')]); index.close()"
     )
     running = [subprocess.Popen([sys.executable, "-c", program, str(path), str(number)]) for number in range(6)]
-    assert [process.wait(60) for process in running] == [0] * 6
+    assert [process.wait(300) for process in running] == [0] * 6
     index = Index(str(path))
     try:
         assert all(index.node(str(number).encode()) == b"x" for number in range(6))

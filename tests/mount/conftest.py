@@ -15,18 +15,21 @@ from typing import Any
 import pytest
 
 QUIET_S = 0.2  # shorter than the default, so that tests wait less
+NEVER_S = 3600.0
+commits_by_itself = pytest.mark.parametrize("quiet_s", [QUIET_S], ids=[""])
 
 
 class Mounted:
-    """One node: a store, a state directory, a mountpoint, and the commands of `vfsd` over them."""
+    """One node: a store, a state directory, a mountpoint, and the commands of `vfsd` over them. quiet_s: how long a
+    branch must be quiet until it is committed; by itself it is not while a test runs, unless that is said here."""
 
-    def __init__(self, folder: Path, store: str | None = None) -> None:
+    def __init__(self, folder: Path, store: str | None = None, *, quiet_s: float = NEVER_S) -> None:
         self.folder = folder
         self.path = folder / "mnt"
         self.path.mkdir(parents=True)
         self.store = store or f"file://{folder}/store"
         config = folder / "config.toml"
-        config.write_text(f"quiet_s = {QUIET_S}\npoll_s = 0.2\n")
+        config.write_text(f"quiet_s = {quiet_s}\nmax_wait_s = {NEVER_S}\npoll_s = 0.2\n")
         self.environ = {
             **os.environ,
             "VFSD_STATE_DIR": str(folder / "state"),
@@ -36,7 +39,7 @@ class Mounted:
         }
 
     def run(
-        self, *words: str | Path, check: bool = True, timeout: float = 120, **more: Any
+        self, *words: str | Path, check: bool = True, timeout: float = 300, **more: Any
     ) -> subprocess.CompletedProcess[str]:
         """Run a command of vfsd; its exit code must be 0 unless `check` is off. timeout: in seconds."""
         done = subprocess.run(
@@ -68,7 +71,7 @@ class Mounted:
         watched = os.pidfd_open(self.pid)
         try:
             signal.pidfd_send_signal(watched, signal.SIGKILL)
-            select.select([watched], [], [], 30)
+            assert select.select([watched], [], [], 60)[0]
         finally:
             os.close(watched)
 
@@ -89,11 +92,17 @@ class Mounted:
 
 
 @pytest.fixture
-def node(tmp_path: Path) -> Iterator[Mounted]:
+def quiet_s() -> float:
+    """After what time without a change `node` commits by itself; a test that needs it sets it as a parameter."""
+    return NEVER_S
+
+
+@pytest.fixture
+def node(tmp_path: Path, quiet_s: float) -> Iterator[Mounted]:
     """A node with an empty store, not mounted yet."""
     if not os.path.exists("/dev/fuse"):
         pytest.skip("/dev/fuse is not there: nothing can be mounted on this machine")
-    found = Mounted(tmp_path)
+    found = Mounted(tmp_path, quiet_s=quiet_s)
     found.run("init")
     yield found
     found.close()

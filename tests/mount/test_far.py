@@ -75,10 +75,12 @@ def top(fresh: Mounted) -> Path:
     return fresh.path / "data" / "main" / "set"
 
 
-def is_quiet(proxy: Proxy) -> bool:
-    """Whether nothing has come for as long as several answers take."""
+def is_quiet(proxy: Proxy, least: int) -> bool:
+    """Whether so many bytes have come, and none for as long as many answers take."""
     before = received(proxy)
-    time.sleep(0.5)
+    if before < least:
+        return False
+    time.sleep(1)
     return received(proxy) == before
 
 
@@ -92,7 +94,7 @@ def test_files_that_are_read_in_order_are_here_before_they_are_opened(top: Path,
     for name in names[:24]:
         assert (top / name).stat().st_size == MIB
         (top / name).read_bytes()
-    wait_for(lambda: is_quiet(proxy))
+    wait_for(lambda: is_quiet(proxy, len(names) * MIB))
     proxy.set(Options(mishaps={Mishap.DROP: 1.0}))
     for name in names:
         assert (top / name).read_bytes() == (filled.source / name).read_bytes()

@@ -19,6 +19,7 @@ from tests.servers import S3Server
 from vfsd.store.open import open_store
 
 PAGE = mmap.PAGESIZE
+commits_when_it_is_quiet = pytest.mark.parametrize("quiet_s", [1.0], ids=[""])
 
 
 class Pair:
@@ -35,13 +36,13 @@ class Pair:
 
 
 @pytest.fixture
-def pair(seaweedfs: S3Server, s3_url: str, tmp_path: Path) -> Iterator[Pair]:
-    """The branch data/main is there."""
+def pair(seaweedfs: S3Server, s3_url: str, tmp_path: Path, quiet_s: float) -> Iterator[Pair]:
+    """The branch data/main is there. quiet_s: of the first one."""
     if not os.path.exists("/dev/fuse"):
         pytest.skip("/dev/fuse is not there: nothing can be mounted on this machine")
     with ExitStack() as stack:
         proxy = stack.enter_context(proxy_to(seaweedfs.endpoint))
-        nodes = Mounted(tmp_path / "one", s3_url), Mounted(tmp_path / "two", s3_url)
+        nodes = Mounted(tmp_path / "one", s3_url, quiet_s=quiet_s), Mounted(tmp_path / "two", s3_url)
         del nodes[0].environ["VFSD_S3_ENDPOINT"]
         with (nodes[0].folder / "config.toml").open("a") as file:
             file.write(f's3_endpoint = "{proxy.endpoint}"\n')
@@ -139,7 +140,7 @@ def test_a_branch_that_cannot_be_followed_at_once_is_followed_later(pair: Pair) 
     pair.proxy.expect(Mishap.DROP, method="GET", kind="commits", times=10)
     (theirs / "file").write_text("two")
     pair.two.run("commit", "data/main")
-    wait_for((mine / "file").exists, 30)
+    wait_for((mine / "file").exists)
     assert pair.proxy.counts().mishaps == {Mishap.DROP: 10}
     assert "cannot follow" in pair.one.log()
 
@@ -154,6 +155,7 @@ def lose_a_commit(pair: Pair) -> None:
     pair.two.run("commit", "data/main")
 
 
+@commits_when_it_is_quiet
 def test_a_commit_that_was_made_and_given_up_is_not_made_again_over_a_later_one(pair: Pair) -> None:
     pair.one.umount()
     with (pair.one.folder / "config.toml").open("a") as file:
@@ -165,6 +167,7 @@ def test_a_commit_that_was_made_and_given_up_is_not_made_again_over_a_later_one(
     assert len(history(pair.two)) == 2
 
 
+@commits_when_it_is_quiet
 def test_a_commit_that_was_made_when_the_daemon_was_killed_is_not_made_again_over_a_later_one(pair: Pair) -> None:
     lose_a_commit(pair)
     pair.one.kill()  # while it tries again

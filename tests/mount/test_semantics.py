@@ -1,7 +1,7 @@
 """What becomes a commit: each row of docs/semantics.md, through real mounts.
 
-Two nodes over one store, which commit only when they are told to, and one that commits by itself, serve all tests; each
-test has a repo of its own.
+Two nodes over one store, which commit only when they are told to, and two that commit by themselves, one when it is
+quiet and one after a time, serve all tests; each test has a repo of its own.
 """
 
 from __future__ import annotations
@@ -28,13 +28,12 @@ from typing import Any, NamedTuple, TypeVar
 import pytest
 
 from tests.docs.pages import DOCS
-from tests.mount.conftest import Mounted
+from tests.mount.conftest import NEVER_S, Mounted
 from tests.mount.test_namespace import wait_for
 from vfsd.daemon import control
 
 LARGE = 300_000  # bytes; more than a small file has
-NEVER_S = 3600.0
-QUIET_S, MAX_WAIT_S = 0.5, 4.0
+QUIET_S, MAX_WAIT_S = 0.5, 2.0
 RENAME_EXCHANGE = 2
 Test = TypeVar("Test", bound=Callable[..., None])
 
@@ -149,8 +148,14 @@ def second(make_node: Callable[..., Mounted], site: Mounted) -> Mounted:
 
 @pytest.fixture(scope="module")
 def timed(make_node: Callable[..., Mounted]) -> Mounted:
-    """A node that commits by itself."""
-    return make_node(quiet_s=QUIET_S, max_wait_s=MAX_WAIT_S)
+    """A node that commits by itself once it is quiet."""
+    return make_node(quiet_s=QUIET_S)
+
+
+@pytest.fixture(scope="module")
+def restless(make_node: Callable[..., Mounted]) -> Mounted:
+    """A node that takes no less for quiet than what it waits at the most."""
+    return make_node(quiet_s=MAX_WAIT_S, max_wait_s=MAX_WAIT_S)
 
 
 def new_branch(node: Mounted) -> Branch:
@@ -194,42 +199,47 @@ def test_every_row_of_the_page_has_a_test_and_every_test_a_row() -> None:
 
 @row("quiet")
 def test_many_changes_become_one_commit_once_they_pause(alone: Branch) -> None:
+    pauses, last = 0, time.monotonic()
     for number in range(30):
+        begun = time.monotonic()
         (alone.live / f"f{number}").write_text("x")
-    wait_for(lambda: alone.facts["commit"])
-    assert len(alone.log) == 1
+        pauses += time.monotonic() - last >= QUIET_S  # a busy machine may make some of its own
+        last = begun
+    wait_for(lambda: alone.facts["state"] == "clean")
+    assert 1 <= len(alone.log) <= 1 + pauses
     assert len(os.listdir(alone.snapshot(alone.log[0]))) == 30
-    assert alone.facts["state"] == "clean"
 
 
 @row("max-wait")
-def test_changes_that_never_pause_are_committed_all_the_same(alone: Branch) -> None:
-    numbers = itertools.count()
+def test_changes_that_never_pause_are_committed_all_the_same(restless: Mounted) -> None:
+    branch, numbers = new_branch(restless), itertools.count()
 
     def until_a_commit() -> float:
         """Write on until there is another commit; the longest pause, in seconds."""
-        before, longest, last = alone.facts["commit"], 0.0, time.monotonic()
-        deadline = last + 10 * MAX_WAIT_S
-        while alone.facts["commit"] == before:
+        before, longest, last = branch.facts["commit"], 0.0, time.monotonic()
+        deadline = last + 60
+        while branch.facts["commit"] == before:
             assert last < deadline
-            (alone.live / f"f{next(numbers)}").write_text("x")
-            longest = max(longest, time.monotonic() - last)
-            last = time.monotonic()
-        return longest
+            begun = time.monotonic()
+            (branch.live / f"f{next(numbers)}").write_text("x")
+            longest, last = max(longest, time.monotonic() - last), begun
+        return max(longest, time.monotonic() - last)
 
-    wait_for(lambda: until_a_commit() < QUIET_S, seconds=60)  # a busy machine may make pauses of its own
-    assert len(os.listdir(alone.live)) == next(numbers)
+    wait_for(lambda: until_a_commit() < MAX_WAIT_S)  # a busy machine may make pauses of its own
+    assert len(os.listdir(branch.live)) == next(numbers)
 
 
 @row("written-on")
 def test_writing_on_to_an_open_file_puts_no_commit_off(alone: Branch) -> None:
     log = opened(alone.live / "log")
-    begun = time.monotonic()
     (alone.live / "closed").write_text("x")
-    while alone.facts["commit"] is None:
+
+    def is_committed() -> bool:
         os.write(log, b"line\n")
-        assert time.monotonic() - begun < MAX_WAIT_S
-    assert files(alone.snapshot(alone.facts["commit"])) == {"closed": b"x"}
+        commit = alone.facts["commit"]
+        return commit is not None and files(alone.snapshot(commit)) == {"closed": b"x"}
+
+    wait_for(is_committed)
     os.close(log)
 
 

@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
-from tests.mount.conftest import Mounted
+from tests.mount.conftest import Mounted, commits_by_itself
 from tests.mount.test_namespace import wait_for
 from tests.pipeline.test_lasting import PYTHON
 from tests.servers import free_ports
 
+pytestmark = commits_by_itself
 BARE = """cd "$VFSD_OUT"
 for n in 1 2 3; do echo $n >$n; done
 mkdir d; echo 1 >d/a; echo 2 >>d/a; echo 3 >b; mv b d/c; rm d/c
@@ -103,6 +104,12 @@ def say(port: int, line: str) -> None:
     wait_for(acknowledged)
 
 
+def is_open(port: int) -> bool:
+    """Whether anybody listens."""
+    with socket.socket() as stream:
+        return stream.connect_ex(("127.0.0.1", port)) == 0
+
+
 def log_lines(mounted: Mounted, job: str) -> list[str]:
     """What a job printed, less the line that names its datum."""
     return mounted.run("job", "logs", job).stdout.splitlines(keepends=True)[1:]
@@ -119,6 +126,7 @@ def test_what_a_spout_has_closed_and_printed_survives_a_kill_of_the_daemon_and_i
     (job,) = mounted.facts("job", "list", "source")
     assert mounted.facts("pipeline", "inspect", "source")["port"] == f"127.0.0.1:{outer}"
     mounted.kill()
+    wait_for(lambda: not is_open(inner))  # nothing of the spout is left
     mounted.mount()
     say(outer, "last\n")
     printed = [f"wrote {line}" for line in [*lines, "last\n"]]

@@ -19,6 +19,7 @@ from vfsd.pipeline.executor import GRACE_S, BoundedLog, DatumOutcome, run_datum
 from vfsd.pipeline.sandbox import DatumRun, Mounted, Room, Sandbox, Terms, Unsandboxed, mounted, sandbox_works
 
 COMMIT = CommitId("c" * 64)
+LIMIT_S = 300.0  # nothing here takes so long, on no machine
 WHY_NOT = sandbox_works()
 needs_sandbox = pytest.mark.skipif(WHY_NOT is not None, reason=f"no sandbox: {WHY_NOT}")
 Maker = type[Sandbox] | type[Unsandboxed]
@@ -84,7 +85,7 @@ class Bench:
         )
 
     async def outcome(
-        self, maker: Maker, run: DatumRun, *hidden: Path, timeout_s: float | None = 30, grace_s: float = GRACE_S,
+        self, maker: Maker, run: DatumRun, *hidden: Path, timeout_s: float | None = LIMIT_S, grace_s: float = GRACE_S,
         log: str = "", **terms: Any,
     ) -> tuple[DatumOutcome, str]:
         """How the datum ended in a room of its own, and its log."""
@@ -97,9 +98,10 @@ class Bench:
 
     def left(self) -> list[int]:
         """Processes of the command that run on. One that was killed takes a moment to be gone, sometimes a long one."""
-        return [pid for pid in self._running() if not ends(pid)]
+        return [pid for pid in self.running() if not ends(pid)]
 
-    def _running(self) -> list[int]:
+    def running(self) -> list[int]:
+        """Processes of the command."""
         found = []
         for name in filter(str.isdigit, os.listdir("/proc")):
             try:
@@ -112,12 +114,12 @@ class Bench:
 
 
 def ends(pid: int) -> bool:
-    """Whether a process ends within some seconds."""
+    """Whether a process ends within a while."""
     try:
         watched = os.pidfd_open(pid)
     except ProcessLookupError:
         return True
     try:
-        return bool(select.select([watched], [], [], 5)[0])
+        return bool(select.select([watched], [], [], 60)[0])
     finally:
         os.close(watched)

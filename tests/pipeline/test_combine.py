@@ -239,7 +239,7 @@ def key(combo: Combo, field: str) -> tuple[bytes, ...]:
 
 
 @pytest.mark.parametrize(("kept", "memory"), [(10_000, 50_000), (2, 3)])
-@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
+@settings(max_examples=50, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
 @given(data=st.data())
 def test_inputs_give_what_a_plain_reference_gives(
     room: Workshop, kept: int, memory: int, data: st.DataObject

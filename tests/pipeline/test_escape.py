@@ -13,7 +13,7 @@ import msgspec
 import pytest
 import trio
 
-from tests.pipeline.rooms import Bench, needs_sandbox
+from tests.pipeline.rooms import LIMIT_S, Bench, needs_sandbox
 from vfsd.pipeline.accounts import Account, Accounts
 from vfsd.pipeline.executor import BoundedLog, run_datum
 from vfsd.pipeline.sandbox import Sandbox
@@ -127,7 +127,7 @@ async def test_two_datums_of_a_job_see_nothing_of_each_other(bench: Bench) -> No
         async def run(number: int, script: str) -> None:
             run = msgspec.structs.replace(bench.run(script, one), out=os.fsencode(outs[number]))
             with BoundedLog(os.fspath(logs[number])) as log:
-                assert (await run_datum(room.prepare(run), log, timeout_s=30)).ok
+                assert (await run_datum(room.prepare(run), log, timeout_s=LIMIT_S)).ok
 
         nursery.start_soon(run, 0, hide)
         nursery.start_soon(run, 1, seek)
@@ -162,11 +162,11 @@ async def test_a_fork_bomb_stays_below_its_limit_and_is_ended(bench: Bench) -> N
     limits = ((resource.RLIMIT_NPROC, 100),)
     async with bench.room(Sandbox, limits=limits) as room:
         with BoundedLog(os.fspath(bench.log)) as log:
-            outcome = await run_datum(room.prepare(bench.run(bomb)), log, timeout_s=20)
+            outcome = await run_datum(room.prepare(bench.run(bomb)), log, timeout_s=LIMIT_S)
         counts = [int(line) for line in bench.log.read_text().splitlines() if line.isdigit()]
         assert all(count <= 102 for count in counts)
         with BoundedLog(os.fspath(bench.log)) as log:
-            assert (await run_datum(room.prepare(bench.run("echo fine")), log, timeout_s=20)).ok, outcome
+            assert (await run_datum(room.prepare(bench.run("echo fine")), log, timeout_s=LIMIT_S)).ok, outcome
     assert bench.left() == []
 
 

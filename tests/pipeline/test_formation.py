@@ -129,7 +129,7 @@ def is_tree(files: dict[str, str]) -> bool:
     return not any(other.startswith(path + "/") for path in files for other in files)
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.filter_too_much])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow])
 @given(FILES.filter(is_tree), FILES.filter(is_tree), GLOBS)
 def test_looking_at_what_differs_finds_what_looking_at_everything_finds(
     room: Workshop, old: dict[str, str], new: dict[str, str], glob: str

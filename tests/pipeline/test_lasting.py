@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 import trio
 
-from tests.pipeline.rooms import needs_sandbox
+from tests.pipeline.rooms import Bench, needs_sandbox
 from tests.pipeline.workshop import Workshop, spec
 from tests.servers import free_ports
 from vfsd.model.job import DatumCounts, JobState
@@ -175,28 +176,18 @@ async def test_a_service_goes_on_with_the_next_daemon_as_the_same_job(shop: Work
 
 
 @needs_sandbox
-async def test_what_a_service_started_ends_with_it(shop: Workshop) -> None:
+async def test_what_a_service_started_ends_with_it(shop: Workshop, tmp_path: Path) -> None:
     (port,) = free_ports(1)
     shop.put({"a": "one"})
-    cmd = f"setsid sleep 1000 & {SERVER}"
+    (tmp_path / "bench").mkdir()
+    bench = Bench(tmp_path / "bench")
+    cmd = f"setsid sleep {bench.mark} & {SERVER}"
     shop.registry.create(served({"internal_port": port}, cmd), now_ns())
     async with shop.service():
         assert await answer_once(port) == b"one?"
-        assert len(sleepers()) == 1
-    assert sleepers() == []
-
-
-def sleepers() -> list[str]:
-    """Processes of `sleep 1000` that come from this one."""
-    found = []
-    for pid in filter(str.isdigit, os.listdir("/proc")):
-        try:
-            with open(f"/proc/{pid}/cmdline", "rb") as file:
-                if file.read() == b"sleep\x001000\0":
-                    found.append(pid)
-        except OSError:
-            pass
-    return found
+        while not bench.running():
+            await trio.sleep(0.01)
+    assert bench.left() == []
 
 
 @pytest.mark.parametrize(

@@ -188,7 +188,7 @@ def test_a_common_state_is_not_before_what_the_last_job_read(made: Workshop) -> 
 sides = st.lists(st.integers(0, 5), min_size=1, max_size=5).map(sorted)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(left=sides, right=sides, done=st.none() | st.tuples(st.integers(0, 4), st.integers(0, 4)))
 def test_the_newest_state_that_both_sides_have_had_is_found(
     made: Workshop, left: list[int], right: list[int], done: tuple[int, int] | None

@@ -24,7 +24,7 @@ from vfsd.store.wrapped import WrappedStore
 
 T = TypeVar("T")
 MAIN = Location("r", "main")
-LIMIT_S = 30.0
+LIMIT_S = 120.0
 QUICK = Timing(quiet_s=0.1, max_wait_s=5.0)
 
 

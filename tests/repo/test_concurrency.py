@@ -83,7 +83,7 @@ def test_processes_that_share_only_the_store_all_get_their_commits(tmp_path: Pat
                 assert process.stdin is not None
                 process.stdin.write("go\n")
                 process.stdin.flush()
-            said = [process.communicate(timeout=60)[0].split() for process in running]
+            said = [process.communicate(timeout=300)[0].split() for process in running]
         finally:
             for process in running:
                 process.kill()

@@ -518,4 +518,4 @@ def test_whenever_in_a_collection_another_one_deletes_what_was_given_up_since_it
 
 
 TestCollecting = Collecting.TestCase
-TestCollecting.settings = settings(max_examples=25, stateful_step_count=12, deadline=None, derandomize=True)
+TestCollecting.settings = settings(max_examples=25, stateful_step_count=12)

@@ -349,7 +349,7 @@ def act(top: bytes, step: tuple[str, bytes, object]) -> list[tuple[bytes, bool]]
     return [*above, (name, True)]
 
 
-@settings(max_examples=100, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=100, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.tuples(st.lists(STEPS, max_size=12), st.booleans()), max_size=4))
 def test_after_any_operations_the_branch_is_as_the_directory(rounds: list[tuple[list[object], bool]]) -> None:
     with tempfile.TemporaryDirectory() as place:

@@ -12,7 +12,7 @@ def test_requests_interleave_in_any_way() -> None:
     run_state_machine_as_test(
         Racing,
         settings=settings(
-            max_examples=8, stateful_step_count=10, deadline=None, derandomize=True,
+            max_examples=8, stateful_step_count=10,
             suppress_health_check=list(HealthCheck),
         ),
     )  # fmt: skip

@@ -347,7 +347,7 @@ class FailingStores(RuleBasedStateMachine):
 
 
 TestFailingStores = FailingStores.TestCase
-TestFailingStores.settings = settings(max_examples=25, stateful_step_count=15, deadline=None, derandomize=True)
+TestFailingStores.settings = settings(max_examples=25, stateful_step_count=15)
 
 
 @pytest.mark.parametrize("seed", range(6))

@@ -54,7 +54,7 @@ def small_packs(monkeypatch: pytest.MonkeyPatch, *, embed: int, pack: int) -> No
     monkeypatch.setattr(writer_module, "PACK_SIZE", {CHUNK: pack, NODE: pack})
 
 
-@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(
     blobs=st.lists(st.binary(min_size=1, max_size=60), min_size=1, max_size=40),
     embed=st.sampled_from([0, 200, 1 << 20]),
@@ -154,7 +154,7 @@ def test_packs_are_uploaded_beside_one_another_while_more_is_cut(
 
     def plan(request: Request) -> Fault | None:
         if request.key.startswith("packs/") and first.acquire(blocking=False):
-            under_way.wait(20)  # each of the first ones waits until as many are on their way
+            under_way.wait(60)  # each of the first ones waits until as many are on their way
         return None
 
     data = random.Random(0).randbytes(2 * AT_ONCE * (64 << 10))

@@ -1,5 +1,13 @@
 """The slow suite: `scripts/slow`."""
 
-from tests.mount.conftest import mounted, node
+import pytest
+
+from tests.mount.conftest import QUIET_S, mounted, node
 
 __all__ = ["mounted", "node"]
+
+
+@pytest.fixture
+def quiet_s() -> float:
+    """Nodes commit by themselves here."""
+    return QUIET_S

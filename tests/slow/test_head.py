@@ -13,5 +13,5 @@ EXAMPLES = int(os.environ.get("VFSD_TEST_EXAMPLES", "3000"))
 
 TestManyHeads = pytest.mark.slow(Head.TestCase)
 TestManyHeads.settings = settings(
-    max_examples=EXAMPLES, stateful_step_count=40, deadline=None, report_multiple_bugs=False
+    max_examples=EXAMPLES, stateful_step_count=40, deadline=None, derandomize=False, report_multiple_bugs=False
 )

@@ -287,7 +287,7 @@ def test_a_branch_behaves_as_a_local_directory(mounted: Mounted) -> None:
         run_state_machine_as_test(
             MountMachine,
             settings=settings(
-                max_examples=EXAMPLES, stateful_step_count=STEPS, deadline=None,
+                max_examples=EXAMPLES, stateful_step_count=STEPS, deadline=None, derandomize=False,
                 suppress_health_check=list(HealthCheck), print_blob=True,
             ),
         )  # fmt: skip

@@ -17,7 +17,7 @@ def test_requests_interleave_in_any_way() -> None:
     run_state_machine_as_test(
         Racing,
         settings=settings(
-            max_examples=examples, stateful_step_count=16, deadline=None, suppress_health_check=list(HealthCheck),
-            print_blob=True,
+            max_examples=examples, stateful_step_count=16, deadline=None, derandomize=False, print_blob=True,
+            suppress_health_check=list(HealthCheck),
         ),
     )  # fmt: skip

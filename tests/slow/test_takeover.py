@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.mount.conftest import Mounted
+from tests.mount.conftest import QUIET_S, Mounted
 from tests.mount.test_namespace import wait_for
 
 pytestmark = pytest.mark.slow
@@ -80,7 +80,7 @@ def nodes(request: pytest.FixtureRequest) -> Iterator[tuple[Mounted, Mounted]]:
     with tempfile.TemporaryDirectory(prefix="vfsd-takeover-") as folder:
         top = Path(folder)
         store = f"file://{top}/store" if request.param == "local" else request.getfixturevalue("s3_url")
-        pair = Mounted(top / "one", store), Mounted(top / "two", store)
+        pair = Mounted(top / "one", store, quiet_s=QUIET_S), Mounted(top / "two", store, quiet_s=QUIET_S)
         pair[0].run("init")
         try:
             for node in pair:

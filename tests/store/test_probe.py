@@ -42,7 +42,7 @@ class ChecksThenWrites(MemoryStore):
         try:
             self.stat(key)
         except NotFound:
-            self._looked.wait(30)
+            self._looked.wait(60)
             return self.put(key, data)
         raise Conflict(key)
 

@@ -138,13 +138,13 @@ def test_who_finds_no_room_waits_for_it() -> None:
             with lock:
                 inside += 1
                 most = max(most, inside)
-            gate.wait(10)  # passes only when two are in at once
+            gate.wait(60)  # passes only when two are in at once
             with lock:
                 inside -= 1
 
     threads = [_started(work) for _ in range(10)]
     for thread in threads:
-        thread.join(10)
+        thread.join(60)
     assert (inside, most, entered(slots)) == (0, 2, 2)
 
 

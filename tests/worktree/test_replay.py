@@ -387,5 +387,5 @@ class Head(RuleBasedStateMachine):
 
 TestHead = Head.TestCase
 TestHead.settings = settings(
-    derandomize=True, max_examples=300, stateful_step_count=40, deadline=None, report_multiple_bugs=False
+    max_examples=300, stateful_step_count=40, report_multiple_bugs=False
 )  # the slow suite looks further: tests/slow/test_head.py
