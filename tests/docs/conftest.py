@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.mount.conftest import mounted, node
+from tests.mount.conftest import mounted, node, quiet_s
 
-__all__ = ["mounted", "node", "place"]
+__all__ = ["mounted", "node", "place", "quiet_s"]
 
 
 @dataclass(frozen=True)

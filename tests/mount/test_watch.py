@@ -9,16 +9,17 @@ from pathlib import Path
 
 import trio
 
-from tests.mount.conftest import Mounted
+from tests.mount.conftest import Mounted, commits_by_itself
 
 
 async def shows(path: Path, content: str) -> None:
     """Return when a file in the mount has this content; the kernel tells nobody of changes that others make."""
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         while not (path.exists() and path.read_text() == content):
             await trio.sleep(0.02)
 
 
+@commits_by_itself
 async def test_what_is_closed_in_the_directory_shows_in_the_mount_and_both_write(mounted: Mounted) -> None:
     folder = mounted.folder / "dir"
     folder.mkdir()

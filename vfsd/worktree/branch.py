@@ -64,6 +64,7 @@ class LiveBranch:
         self.gave_way: list[str] = []  # of that, what this node's commits put something else in the place of, the last
         self.error = ""
         self.retries = 0
+        self.is_being_committed = False
         self.attempted = trio.Event()  # set, and replaced, when a commit was made, or could not be
 
     def changed(self) -> None:

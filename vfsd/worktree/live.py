@@ -241,8 +241,6 @@ class LiveBranches:
             except Exception as error:
                 # Also what nobody foresaw: the filesystem beside must not end with it.
                 failed = error
-            live.attempted.set()
-            live.attempted = trio.Event()
             if failed is not None:
                 await self._failed(live, failed)
 
@@ -275,23 +273,32 @@ class LiveBranches:
         """Make a commit of what is closed, now; None when there is nothing. VfsdError leaves everything as it was."""
         self._check_mounted_for_writing(live.name)  # the branch may be an output: what was changed there is a spout's
         async with live.lock:
-            live.first_change = None
+            live.is_being_committed = True
             try:
-                earlier = await self._settle(live)
-                frozen = freeze(live.tree)
-                if frozen is None:
-                    return earlier
-                keep_records(live.tree, frozen)
-                live.unsettled = tries = Tries(self._journal, live.row, frozen)
-                writer = await self._early.take(live.row.id)
-                outcome = await trio.to_thread.run_sync(self._store, live, tries, message or live.held or "", writer)
-            except BaseException:
-                live.first_change = live.first_change or trio.current_time()
-                if live.unsettled is not None and not live.unsettled.commits:
-                    thaw(live.tree, live.unsettled.frozen, committed=False)
-                    live.unsettled = None
-                raise
-            return self._made(live, tries, outcome)
+                return await self._commit(live, message)
+            finally:
+                live.is_being_committed = False
+                live.attempted.set()
+                live.attempted = trio.Event()
+
+    async def _commit(self, live: LiveBranch, message: str) -> Committed | None:
+        live.first_change = None
+        try:
+            earlier = await self._settle(live)
+            frozen = freeze(live.tree)
+            if frozen is None:
+                return earlier
+            keep_records(live.tree, frozen)
+            live.unsettled = tries = Tries(self._journal, live.row, frozen)
+            writer = await self._early.take(live.row.id)
+            outcome = await trio.to_thread.run_sync(self._store, live, tries, message or live.held or "", writer)
+        except BaseException:
+            live.first_change = live.first_change or trio.current_time()
+            if live.unsettled is not None and not live.unsettled.commits:
+                thaw(live.tree, live.unsettled.frozen, committed=False)
+                live.unsettled = None
+            raise
+        return self._made(live, tries, outcome)
 
     async def _settle(self, live: LiveBranch) -> Committed | None:
         """Find out whether a commit that failed was made after all; then it did not fail. With the branch's lock."""
@@ -378,13 +385,14 @@ class LiveBranches:
     # Room for what is written
 
     def hurry(self) -> list[LiveBranch]:
-        """Have all branches that have changes committed at once; which. One that fails keeps its own pace."""
-        found = [live for live in self._live.values() if live.first_change is not None and live.held is None]
-        for live in found:
+        """Have all branches that have changes committed at once; which, and which are being committed. One that fails
+        keeps its own pace."""
+        changed = [live for live in self._live.values() if live.first_change is not None and live.held is None]
+        for live in changed:
             if not live.retries:
                 live.urgent = True
                 live.woken.set()
-        return found
+        return changed + [live for live in self._live.values() if live.is_being_committed and live not in changed]
 
     # Transactions
 

@@ -35,8 +35,8 @@ class Room:
         """Slow a writer of `size` bytes down while commits give room back; Refused(ENOSPC) when none does."""
         self._hurry()
         staging = self._staging
-        share = (staging.fullness - CROWDED) / (1 - CROWDED)
-        await trio.sleep(min(1.0, share) * SLOWEST_S_A_MIB * size / (1 << 20))
+        share = (staging.fullness - CROWDED) / (1 - CROWDED)  # below 0 where a commit gave room just now
+        await trio.sleep(max(0.0, min(1.0, share)) * SLOWEST_S_A_MIB * size / (1 << 20))
         deadline = trio.current_time() + WAIT_FOR_ROOM_S
         while not staging.has_room(size):
             waited_for = self._hurry()
