@@ -11,7 +11,7 @@ import pytest
 from vfsd.index import index as index_module
 from vfsd.index.blocks import SegmentRow
 from vfsd.index.index import CommitRow, Index, PlaceRow
-from vfsd.index.verdicts import WHOLE, ListRow
+from vfsd.index.verdicts import WHOLE, ListRow, Standing
 from vfsd.model.ids import CommitId
 
 ONE, TWO, THREE = (CommitId(digit * 64) for digit in "123")
@@ -120,10 +120,11 @@ def test_a_job_that_has_ended_is_not_taken_for_one_in_flight_by_who_read_it_befo
 def test_a_list_that_is_forgotten_takes_its_places_along_without_keeping_others_from_writing(index: Index) -> None:
     places = [PlaceRow(b"%032d" % n, b"gone" if n % 2 else b"here", n, 1) for n in range(4000)]
     index.add_places(places)
-    index.verdicts.follow(0, 1, number=1, forgotten=0, lists=[ListRow(1, "parts", "", [(b"gone", WHOLE)], [])])
+    gone = ListRow(1, "parts", "", [(b"gone", WHOLE)], [])
+    index.verdicts.follow(Standing(), 1, "n", number=1, forgotten=0, lists=[gone])
     statements: list[str] = []
     index.file.connection.set_trace_callback(statements.append)
-    assert index.verdicts.follow(1, 2, number=1, forgotten=1, lists=[]) == (True, False)
+    assert index.verdicts.follow(index.verdicts.standing(), 2, "o", number=1, forgotten=1, lists=[]) == (True, False)
     index.file.connection.set_trace_callback(None)
     assert statements.count("BEGIN IMMEDIATE") >= 4, "a few rows each"
     assert [row.id for row in places if index.place(row.id)] == [row.id for row in places if row.container == b"here"]

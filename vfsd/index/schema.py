@@ -6,7 +6,7 @@ that was released is never edited: a change is a new step and a new version.
 
 from __future__ import annotations
 
-INDEX_VERSION = 4  # PRAGMA user_version of a file that has seen every step
+INDEX_VERSION = 5  # PRAGMA user_version of a file that has seen every step
 JOURNAL_VERSION = 1
 
 INDEX_1 = (
@@ -143,6 +143,20 @@ INDEX_4 = (
     "DELETE FROM condemned",
     "DELETE FROM pardons",
     "PRAGMA user_version = 4",
+)
+
+INDEX_5 = (
+    "ALTER TABLE gc_state RENAME TO gc_state_4",
+    """
+    CREATE TABLE gc_state (     -- how far the store's `gc/state` was followed; one row, or none
+        version  INTEGER NOT NULL,      -- GcState.version: what is here is no older
+        number   INTEGER NOT NULL,      -- GcState.number: of the last list there was
+        nonce    TEXT NOT NULL,         -- GcState.nonce: of that version; empty while it is not known
+        put_back INTEGER NOT NULL       -- how often an older copy was found in the store's place
+    )""",
+    "INSERT INTO gc_state SELECT version, number, '', 0 FROM gc_state_4",
+    "DROP TABLE gc_state_4",
+    "PRAGMA user_version = 5",
 )
 
 JOURNAL_1 = (

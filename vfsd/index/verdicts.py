@@ -14,6 +14,7 @@ BATCH = 500  # rows a transaction, so that nobody waits long for the write lock
 WHOLE = 0  # the offset that stands for a whole container: blobs begin behind it
 Blob = tuple[bytes, int]  # container, offset
 
+_STANDING = "SELECT version, number, nonce, put_back FROM gc_state"
 _CONDEMNED = (
     "FROM condemned AS c WHERE c.container = ?1 AND c.offset IN (0, ?2) AND NOT EXISTS"
     " (SELECT 1 FROM pardons AS p WHERE p.container = ?1 AND p.offset = ?2 AND p.number = c.number)"
@@ -40,16 +41,26 @@ class ListRow(msgspec.Struct, frozen=True):
     pardoned: Iterable[Blob] | None
 
 
+class Standing(msgspec.Struct, frozen=True):
+    """How far the state of lists was followed: its version, 0 where none was, and nonce, empty where it is not known;
+    the number of its last list. put_back: how often an older copy was found in the store's place."""
+
+    version: int = 0
+    number: int = 0
+    nonce: str = ""
+    put_back: int = 0
+
+
 class Verdicts:
     """Lists of condemned blobs, by their numbers; see repo/condemned.py."""
 
     def __init__(self, file: SqliteFile) -> None:
         self._file = file
 
-    def version(self) -> int:
-        """Of the state of lists that was followed last; 0 where none was."""
-        row = self._file.one("SELECT version FROM gc_state")
-        return 0 if row is None else row[0]
+    def standing(self) -> Standing:
+        """How far this is."""
+        row = self._file.one(_STANDING)
+        return Standing() if row is None else Standing(*row)
 
     def known(self) -> dict[int, tuple[str, str]]:
         """number → (its parts, its pardons) of the lists that are here."""
@@ -58,32 +69,39 @@ class Verdicts:
             return {number: (parts, pardons) for number, parts, pardons in rows}
 
     def follow(
-        self, before: int, version: int, *, number: int, forgotten: int, lists: Sequence[ListRow],
+        self, before: Standing, version: int, nonce: str, *, number: int, forgotten: int, lists: Sequence[ListRow],
     ) -> tuple[bool, bool]:
-        """Go on from one version of the state to a later one, whose last list is `number`, in one transaction: nobody
-        may see half of it. (whether it was done: it is not when others have gone on from `before`, whether all was
-        forgotten that may be gone by now)."""
+        """Go on to a later version of the state, whose last list is `number`, in one transaction: nobody may see half
+        of it. (whether it was done: it is not when others have gone on from `before`, whether all was forgotten that
+        may be gone by now)."""
         there = {one.number for one in lists}
         for other in self.known().keys() - there:
             if other <= forgotten:
                 self._forget_places(other)
         with self._file.write() as db:
-            row = db.execute("SELECT version, number FROM gc_state").fetchone() or (0, 0)
-            if row[0] != before:
+            if _standing(db) != before:
                 return False, False
-            stale = row[1] < forgotten
+            stale = before.number < forgotten
             if stale:  # this node was away: anything that it knows of may have been deleted
-                for table in ("places", "nodes", "commits", "provenance", "job_datums"):
-                    db.execute(f"DELETE FROM {table}")
+                _forget(db)
             for other in self.known().keys() - there:
                 if other <= forgotten:
                     self._forget_commits(db, other)
                 self._remove(db, other)
             for one in lists:
                 self._take(db, one)
-            db.execute("DELETE FROM gc_state")
-            db.execute("INSERT INTO gc_state (version, number) VALUES (?, ?)", (version, number))
+            _stand(db, Standing(version, number, nonce, before.put_back))
         return True, stale
+
+    def forget_all(self, before: Standing) -> None:
+        """An older copy was put in the store's place: forget what it may not have, unless others have gone on from
+        `before`."""
+        with self._file.write() as db:
+            if _standing(db) == before:
+                _forget(db)
+                for table in ("verdicts", "condemned", "pardons", "drops"):
+                    db.execute(f"DELETE FROM {table}")
+                _stand(db, Standing(put_back=before.put_back + 1))
 
     def _forget_places(self, number: int) -> None:
         """Forget what lay where a list says that was carried out: nobody will say any more that it is gone. While the
@@ -147,6 +165,23 @@ class Verdicts:
     def listed(self, container: bytes) -> list[tuple[int, int]]:
         """(offset, number) of all that is said of a container, pardoned or not."""
         return list(self._file.rows("SELECT offset, number FROM condemned WHERE container = ?", (container,)))
+
+
+def _standing(db: Connection) -> Standing:
+    row = db.execute(_STANDING).fetchone()
+    return Standing() if row is None else Standing(*row)
+
+
+def _stand(db: Connection, standing: Standing) -> None:
+    db.execute("DELETE FROM gc_state")
+    row = msgspec.structs.astuple(standing)
+    db.execute("INSERT INTO gc_state (version, number, nonce, put_back) VALUES (?, ?, ?, ?)", row)
+
+
+def _forget(db: Connection) -> None:
+    """What lies where, and what was read of commits."""
+    for table in ("places", "nodes", "commits", "provenance", "job_datums"):
+        db.execute(f"DELETE FROM {table}")
 
 
 class Drops:

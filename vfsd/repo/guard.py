@@ -6,6 +6,8 @@ why asking once, after the branch was read and before it is moved, is enough.
 
 from __future__ import annotations
 
+import logging
+import math
 import threading
 import time
 from array import array
@@ -15,7 +17,7 @@ from itertools import groupby
 import msgspec
 
 from vfsd.index.index import Index
-from vfsd.index.verdicts import WHOLE, Blob, ListRow
+from vfsd.index.verdicts import WHOLE, Blob, ListRow, Standing
 from vfsd.model.entry import Entry, Place, Ref
 from vfsd.model.errors import Damaged, NotFound, Unavailable
 from vfsd.model.node import ChunkInner, ChunkLeaf, Inner, Leaf, Node
@@ -37,9 +39,13 @@ from vfsd.repo.holds import since_boot
 from vfsd.repo.nodes import Nodes
 from vfsd.store.api import ObjectStore
 
+_log = logging.getLogger(__name__)
 FRESH_S = 60.0  # how old what is known may be for a writer that shares blobs; asked again before its ref moves
 OLD_S = KEEP_S - 86400.0  # how long ago a writer may have begun: all lists are known of what was condemned since then
 
+_PUT_BACK = (
+    "an older copy was put in the place of the store: try again, and what is not in it is stored anew"
+)
 _DELETED = (
     "what is to be shared with earlier commits is being deleted by `vfsd gc` or `vfsd compact`: try again, and it is"
     " stored anew"
@@ -59,6 +65,18 @@ def pointers_of(node: Node) -> tuple[list[Place], list[Ref]]:
             return [chunk.place for chunk in chunks], []
         case ChunkInner(_, refs):
             return [], refs
+
+
+_NOTHING = GcState(nonce="")
+
+
+def _is_later(state: GcState, known: Standing) -> bool:
+    return state.version > known.version or (state.version == known.version and not known.nonce and state.nonce != "")
+
+
+def _is_put_back(state: GcState, known: Standing) -> bool:
+    """Whether a state that was read after another was known is none that can come after that."""
+    return state.version < known.version or (state.version == known.version and state.nonce != known.nonce)
 
 
 class Pointers:
@@ -105,6 +123,8 @@ class Guard:
         self._nodes = nodes
         self._lock = threading.Lock()  # of taking in
         self._asked = -FRESH_S
+        self._put_back = self._verdicts.standing().put_back  # how often an older copy was put in the store's place
+        self._put_back_at = -math.inf  # when this process heard of it last, by `since_boot`
 
     # Knowing
 
@@ -124,14 +144,28 @@ class Guard:
             self.refresh()
 
     def take_in(self, state: GcState | None) -> None:
-        """Let the index know what is condemned, if it knows less; costs a request for each list that is new. Damaged
-        names a list that cannot be read."""
+        """Let the index know what is condemned, if it knows less; costs a request for each list that is new. When an
+        older copy was put in the store's place, the index forgets what that may not have. Damaged names a list that
+        cannot be read."""
         self._asked = time.monotonic()
-        while state is not None:
+        self._follow(state or _NOTHING)
+        put_back = self._verdicts.standing().put_back
+        if put_back != self._put_back:  # this process noticed, or another one
+            self._put_back, self._put_back_at = put_back, since_boot()
+
+    def _follow(self, state: GcState) -> None:
+        while True:
             with self._lock:
-                before = self._verdicts.version()  # asked each time: another process may have emptied the index
-                if before >= state.version:
-                    return  # of several who asked, a later answer was here first
+                before = self._verdicts.standing()  # asked each time: another process may have emptied the index
+                if not _is_later(state, before):
+                    if state.version == before.version and state.nonce == before.nonce:
+                        return
+                    state = self.fetch() or _NOTHING  # of several who asked, a later answer was here first
+                    if _is_put_back(state, before):
+                        _log.warning("%s: an older copy was put in its place: forgetting what it had", self._store.url)
+                        self._verdicts.forget_all(before)
+                        self._nodes.clear()
+                    continue
                 try:
                     lists = self._new(state)
                 except NotFound as gone:
@@ -142,7 +176,7 @@ class Guard:
                     state = newer
                     continue
                 done, stale = self._verdicts.follow(
-                    before, state.version, number=state.number, forgotten=state.forgotten, lists=lists
+                    before, state.version, state.nonce, number=state.number, forgotten=state.forgotten, lists=lists
                 )
             if stale:
                 self._nodes.clear()
@@ -173,6 +207,9 @@ class Guard:
         Unavailable when something of it is being deleted already: then it has to be stored anew.
         """
         self.take_in(state)
+        if pointers.begun <= self._put_back_at:
+            self._nodes.clear()
+            raise Unavailable(_PUT_BACK)
         if state is not None and state.forgotten and since_boot() - pointers.begun > OLD_S:
             raise self._deleted()  # perhaps: nobody knows any more
         if not self._verdicts.any():

@@ -96,7 +96,7 @@ class Repair:
         try:
             state = read_state(self._mending.store)
         except Damaged:
-            version = self._repository.index.verdicts.version() + JUMP
+            version = self._repository.index.verdicts.standing().version + JUMP
             fresh = GcState(nonce=nonce(), version=version, number=version, forgotten=version)
             self._mending.replace(STATE, encode(fresh), "is begun anew: nothing is condemned")
             return
