@@ -28,6 +28,7 @@ from vfsd.pipeline.ledger import DatumStats, LedgerDatum, LedgerReader, job_datu
 from vfsd.pipeline.outcome import Outcomes
 from vfsd.pipeline.records import JobRecord
 from vfsd.pipeline.registry import PipelineState
+from vfsd.repo.refs import Head
 from vfsd.repo.repository import now_ns
 from vfsd.repo.tree import find, walk
 from vfsd.store.faulty import Fault, FaultyStore, Request, no_faults
@@ -676,6 +677,34 @@ async def test_a_job_that_somebody_was_told_has_ended_is_nowhere_said_to_run(tmp
     finally:
         shop.close()
         elsewhere.close()
+
+
+async def test_the_output_of_a_job_is_shown_before_anybody_hears_that_the_job_has_ended(tmp_path: Path) -> None:
+    store = FaultyStore(LocalStore(str(tmp_path / "store")))
+    shop = Workshop(tmp_path / "shop", store)
+    happened: list[str] = []
+
+    def plan(request: Request) -> Fault | None:
+        if request.kind.startswith("put"):
+            happened.append(request.key.rpartition("/")[0])
+        return None
+
+    async def show(head: Head) -> None:
+        assert shop.head("count") is not None and head.commit == shop.repository.refs.head("count", "main").commit
+        await trio.sleep(0.01)
+        happened.append("shown")
+
+    try:
+        shop.put({"a": "1"})
+        create(shop, spec(cmd=COPY))
+        store.plan = plan
+        async with shop.service(show=show) as running:
+            await running.job()
+        store.plan = no_faults
+        moved = len(happened) - happened[::-1].index("refs/count") - 1
+        assert happened[moved:] == ["refs/count", "shown", "pipelines/count", "jobs/count"]
+    finally:
+        shop.close()
 
 
 async def test_a_fresh_index_knows_from_the_store_what_is_done(shop: Workshop) -> None:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import threading
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
-from tests.repo.parts import make_branch, open_repository
+from tests.repo.parts import commit, make_branch, open_repository
 from vfsd.index.journal import JournalFile
 from vfsd.model.entry import Kind
 from vfsd.model.errors import NotCached
+from vfsd.store.faulty import Fault, FaultyStore, Request
 from vfsd.store.memory import MemoryStore
 from vfsd.worktree.branch import CommitTiming
 from vfsd.worktree.live import LiveBranches
@@ -46,6 +49,49 @@ async def test_before_a_branch_is_moved_the_journal_knows_it_for_good(
             committed = await branches.commit(live)
             assert committed is not None
             assert synced == [(None, [committed.commit.id])]
+            nursery.cancel_scope.cancel()
+
+
+async def test_whoever_has_a_head_follow_its_branch_waits_until_it_does(tmp_path: Path) -> None:
+    """Also when somebody else is at it."""
+    store = FaultyStore(MemoryStore())
+    repository = open_repository(store, tmp_path / "index")
+    make_branch(repository)
+    with closing(repository), closing(JournalFile(str(tmp_path / "journal.sqlite"))) as journal:
+        async with trio.open_nursery() as nursery:
+            branches = LiveBranches(
+                repository, journal, Staging(str(tmp_path / "staging")), nursery=nursery,
+                inline_chunks=lambda _: b"", chunks=lambda _: b"", timing=CommitTiming(quiet_s=3600), author="",
+                on_stale=lambda _: None, on_commit=lambda _: None, on_reset=nobody,
+            )  # fmt: skip
+            with pytest.raises(NotCached) as missing:
+                branches.get("r", "main")
+            missing.value.load()
+            live = branches.get("r", "main")
+            made = commit(repository, {(b"file",): b"bytes"})
+            assert made is not None
+            reading, go = threading.Event(), threading.Event()
+            returned = []
+
+            def plan(request: Request) -> Fault | None:
+                if request.key.startswith("refs/"):
+                    reading.set()
+                    assert go.wait(60)
+                return None
+
+            async def follow() -> None:
+                await branches.head_moved("r", "main")
+                returned.append(live.head.commit)
+
+            store.plan = plan
+            async with trio.open_nursery() as both:
+                both.start_soon(follow)
+                await trio.to_thread.run_sync(reading.wait)
+                both.start_soon(follow)
+                await trio.testing.wait_all_tasks_blocked()
+                assert returned == []
+                go.set()
+            assert returned == [made.commit.id] * 2
             nursery.cancel_scope.cancel()
 
 

@@ -36,11 +36,12 @@ from vfsd.model.errors import AlreadyExists, NotFound, VfsdError
 from vfsd.model.rev import rfc3339
 from vfsd.pipeline.egress import Reach
 from vfsd.pipeline.service import PipelineService
-from vfsd.repo.refs import kept_from_users, ref_key
+from vfsd.repo.refs import Head, kept_from_users, ref_key
 from vfsd.repo.repository import Committed, Repository, claim, now_ns
 from vfsd.repo.watch import RefChange, RefWatcher
 from vfsd.serve.fuse import mount as fuse
 from vfsd.serve.fuse.channel import Channel
+from vfsd.serve.fuse.kernel import Kernel
 from vfsd.serve.fuse.operations import Operations
 from vfsd.serve.loads import AHEAD, AHEAD_HERE, Loads
 from vfsd.serve.names import Names
@@ -59,6 +60,7 @@ from vfsd.worktree.staging import Staging
 log = logging.getLogger(__name__)
 LAST_COMMIT_S = 60.0  # how long shutdown waits for the last commits
 GARBAGE = 20_000  # objects made before Python looks for cycles: thousands of chunks are kept that have none
+SHOW_S = 10.0  # how long a job waits for the mount
 HOLD_S = 300.0  # how often `vfsd gc` is told of work that takes long
 WATCHED = ("refs/", "repos/", "pipelines/", "runners/")
 
@@ -147,6 +149,7 @@ class Daemon:
         self._operations: Operations
         self._reads: ReadQuestions
         self._channel: Channel
+        self._kernel: Kernel
         self._watcher: RefWatcher
         self._gone: set[tuple[str, str]] = set()  # branches that were deleted, maybe with changes
         self._seen: dict[str, RefChange] = {}  # refs and pipelines as last seen, for a service that starts later
@@ -188,6 +191,7 @@ class Daemon:
             channel = self._channel = fuse.mount(
                 options.mountpoint, f"vfsd:{node.store.url}", set(options.options), read_only=options.read_only
             )
+            self._kernel = Kernel(channel, nursery)
             unmount_too = True
             try:
                 await nursery.start(self._watch)
@@ -305,8 +309,7 @@ class Daemon:
 
     def _on_stale(self, stale: Stale) -> None:
         if (stale.names or stale.inodes) and not self._is_unmounted:
-            messages = self._operations.notifications(stale)
-            self._nursery.start_soon(trio.to_thread.run_sync, self._channel.notify, messages)
+            self._kernel.tell(self._operations.notifications(stale))
 
     def _on_commit(self, committed: Committed) -> None:
         head = committed.head
@@ -329,6 +332,13 @@ class Daemon:
             await trio.to_thread.run_sync(self._channel.notify, messages)
 
     # Pipelines
+
+    async def _show(self, head: Head) -> None:
+        """A job has moved its branch: whoever looks once the job has ended is to find what it wrote."""
+        self._view.names.moved(head.repo, head.branch, head.head)
+        with trio.move_on_after(SHOW_S):
+            await self._live.head_moved(head.repo, head.branch)
+            await self._kernel.told()
 
     async def _run_pipelines(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Run pipelines until paused; jobs in flight go on when they are run again."""
@@ -353,6 +363,7 @@ class Daemon:
             secrets=node.settings.secrets_dir,
             reach=Reach(node.settings.s3, node.settings.egress_folders),
             tell=self._watcher.nudge,
+            show=self._show,
             on_begin=lambda record: None if self._events is None else self._events.began(record),
             on_job=lambda record: None if self._events is None else self._events.ended(record),
         )

@@ -35,7 +35,7 @@ from vfsd.pipeline.records import JobRecord
 from vfsd.pipeline.sandbox import DatumRun, SandboxRoom
 from vfsd.pipeline.try_folder import emptied, is_within
 from vfsd.pipeline.workplace import Quarters, Workplace
-from vfsd.repo.refs import ref_key
+from vfsd.repo.refs import Head, ref_key
 from vfsd.repo.repository import now_ns
 
 KEEP_S = 1.0  # seconds between two keepings of results: what a kill may cost
@@ -282,7 +282,8 @@ class JobRun:
     async def _merge(self) -> None:
         async with self._keeping:
             try:
-                await trio.to_thread.run_sync(self._merge_now)
+                head = await trio.to_thread.run_sync(self._merge_now)
+                await self._place.show(head)
             except Unavailable as error:
                 self.interrupt(error)
             except VfsdError as error:
@@ -425,7 +426,7 @@ class JobRun:
             self._tenure.note(record, self._unshared)
             self._unshared = []
 
-    def _merge_now(self) -> None:
+    def _merge_now(self) -> Head:
         assert self._start is not None
         self.record, committed = self._place.outcomes.commit(
             self._spec, self._standing(), self._start, self._pending, self._writer, self._tenure,
@@ -434,6 +435,7 @@ class JobRun:
         self._output = committed.commit.id
         self._pending = []
         self._place.tell(ref_key(committed.head.repo, committed.head.branch))
+        return committed.head
 
     def _write_down(self) -> JobRecord:
         outcomes = self._place.outcomes

@@ -48,7 +48,7 @@ from vfsd.pipeline.secrets import Secrets
 from vfsd.pipeline.ticks import make_ticks
 from vfsd.pipeline.triggers import Triggers
 from vfsd.pipeline.turns import Turns
-from vfsd.pipeline.workplace import Outlets, Workplace
+from vfsd.pipeline.workplace import Outlets, Show, Workplace
 from vfsd.repo.refs import Head, ref_key
 from vfsd.repo.repository import Repository
 from vfsd.repo.watch import RefChange
@@ -59,6 +59,10 @@ GIVE_UP_S = 5.0  # seconds that the store has, at the end, to take in that other
 TASKS_A_CORE, LEAST_TASKS = 128, 1024  # processes and threads that one datum may have at a time
 
 _log = logging.getLogger(__name__)
+
+
+async def _nobody_looks(_: Head) -> None:
+    """Nothing is mounted."""
 
 
 class PipelineService:
@@ -77,6 +81,7 @@ class PipelineService:
         users: Sequence[str] = ("nobody",),
         secrets: str = "/nonexistent",
         tell: Callable[[str], None] = lambda key: None,
+        show: Show = _nobody_looks,
         on_begin: Callable[[JobRecord], None] = lambda record: None,
         on_job: Callable[[JobRecord], None] = lambda record: None,
         cores: int | None = None,
@@ -91,7 +96,8 @@ class PipelineService:
         """mount: the directory below which `snapshot` is: (repo, branch, commit) → that commit's directory. scratch: a
         directory on a local disk that is nobody else's. runner_file: see lease.Runner. hidden: directories that datums
         may not see; they exist, with no symbolic links in their paths. users: see vfsd.pipeline.accounts. secrets: see
-        vfsd.pipeline.secrets. tell: called, from any thread, with the key of a ref that was moved. on_begin, on_job:
+        vfsd.pipeline.secrets. tell: called, from any thread, with the key of a ref that was moved. show: awaited with
+        the head of an output branch that was moved, before anybody hears that the job has ended. on_begin, on_job:
         called with the record of each job that begins, or goes on, and that ended. there: what the machine has; None
         to look. life_s: seconds of silence after which other nodes take over. most: datums that run at a time; 0 for
         some a core. clock: by which ticks are made; None for the machine's. reach: what output may leave the node by.
@@ -103,6 +109,7 @@ class PipelineService:
         self._scratch = os.fsencode(scratch)
         self._hidden = [os.fsencode(path) for path in hidden]
         self._tell = tell
+        self._show = show
         self._on_begin = on_begin
         self._on_job = on_job
         self._machine = there
@@ -449,6 +456,7 @@ class PipelineService:
             reach=self._reach,
             outlets=self._outlets,
             tell=self._tell,
+            show=self._show,
         )
 
     def _clear_scratch(self, begun: Container[str]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import resource
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Protocol
 
 import msgspec
@@ -26,6 +26,7 @@ from vfsd.pipeline.sandbox import Mounted, Room, Sandbox, Terms, Unsandboxed
 from vfsd.pipeline.secrets import Given, Secrets
 from vfsd.pipeline.try_folder import hollow, make_hollow
 from vfsd.pipeline.turns import Turns
+from vfsd.repo.refs import Head
 from vfsd.repo.repository import Repository
 
 
@@ -40,6 +41,9 @@ class Outlets(Protocol):
 
     async def close(self, repo: str, branch: str) -> None:
         """Let nobody write any more, and commit what is closed."""
+
+
+Show = Callable[[Head], Awaitable[None]]
 
 
 class Quarters(msgspec.Struct, frozen=True):
@@ -61,7 +65,8 @@ class Workplace(msgspec.Struct, frozen=True, kw_only=True):
     at a time, of all jobs. cgroups: to limit them by, None where that cannot be. tasks: that one may have at a time.
     descriptors, files_in_memory: see Terms. cores: how many datums of a job run at a time when a spec does not say.
     storing: threads that store results at a time. reach: what output may leave this node by. outlets: by which spouts
-    write, None where nothing is mounted. tell: called with the key of a ref that was moved.
+    write, None where nothing is mounted. tell: called with the key of a ref that was moved. show: awaited with the head
+    of an output branch that a job has moved, before anybody hears that the job has ended.
     """
 
     repository: Repository
@@ -84,6 +89,7 @@ class Workplace(msgspec.Struct, frozen=True, kw_only=True):
     reach: Reach
     outlets: Outlets | None
     tell: Callable[[str], None]
+    show: Show
 
     @contextlib.asynccontextmanager
     async def outlet(self, spec: PipelineSpec, job: JobId, quarters: Quarters) -> AsyncIterator[bytes]:

@@ -58,7 +58,8 @@ class LiveBranch:
         self.lock = trio.Lock()  # held while a commit is made or another head adopted
         self.scope = trio.CancelScope()  # of the committer
         self.done = 0  # last journal record that is in a commit
-        self.is_behind = self.is_following = False  # there is a move to follow; somebody is at it
+        self.is_behind = False  # there is a move to follow
+        self.following = trio.Lock()  # held by whoever is at it
         self.unsettled: Tries | None = None  # of a commit that failed, and may have been made
         self.others: Others = {}  # what others committed, and this head has not taken over
         self.gave_way: list[str] = []  # of that, what this node's commits put something else in the place of, the last

@@ -164,19 +164,13 @@ class LiveBranches:
     # Following the branch
 
     async def head_moved(self, repo: str, branch: str) -> None:
-        """The branch may stand elsewhere now: follow it. Returns when that is done, or at once if an earlier call is at
-        it still."""
+        """The branch may stand elsewhere now: follow it. Returns when that is done."""
         live = self._live.get((repo, branch))
         if live is None:
             return
         live.is_behind = True
-        if live.is_following:
-            return
-        live.is_following = True
-        try:
+        async with live.following:
             await self._follow_moves(live)
-        finally:
-            live.is_following = False
 
     async def _follow_moves(self, live: LiveBranch) -> None:
         """Until there are none; what fails for a moment is tried again."""
