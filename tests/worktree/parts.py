@@ -5,24 +5,32 @@ from __future__ import annotations
 import itertools
 import os
 import tempfile
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, closing
 from pathlib import Path as FilePath
+from typing import NamedTuple
+
+import pytest
+import trio
 
 from tests.repo.parts import make_branch, open_repository
 from vfsd.index.journal import JournalFile
 from vfsd.model.entry import Chunk, Entry, Kind
+from vfsd.model.errors import NotCached
 from vfsd.model.ids import CommitId
 from vfsd.repo.chunklist import content_of
 from vfsd.repo.content import read_content
 from vfsd.repo.diff import diff
 from vfsd.repo.refs import Head
-from vfsd.repo.repository import empty_root
+from vfsd.repo.repository import Repository, empty_root
 from vfsd.repo.tree import apply, find, walk
+from vfsd.store.api import ObjectStore
 from vfsd.store.blob import read_chunk
 from vfsd.store.memory import MemoryStore
 from vfsd.worktree.adopt import Stale, adopt
+from vfsd.worktree.branch import CommitTiming, LiveBranch
 from vfsd.worktree.freeze import Frozen, Storer, as_before, forget_unused, freeze, keep_records, thaw
+from vfsd.worktree.live import LiveBranches
 from vfsd.worktree.node import WorkNode
 from vfsd.worktree.replay import replay, staged_names
 from vfsd.worktree.staging import Staging
@@ -218,3 +226,35 @@ class Bench:
                 self.tree.forget(child)
 
         walk(self.tree.root)
+
+
+class Committing(NamedTuple):
+    """A branch as a daemon has it, r/main, which is committed when it is asked for."""
+
+    repository: Repository
+    journal: JournalFile
+    branches: LiveBranches
+    live: LiveBranch
+
+
+@asynccontextmanager
+async def committing(store: ObjectStore, folder: FilePath) -> AsyncIterator[Committing]:
+    """An empty branch on `store`; all else is in `folder`."""
+    repository = open_repository(store, folder / "index")
+    make_branch(repository)
+    with closing(repository), closing(JournalFile(str(folder / "journal.sqlite"))) as journal:
+        async with trio.open_nursery() as nursery:
+            branches = LiveBranches(
+                repository, journal, Staging(str(folder / "staging")), nursery=nursery,
+                inline_chunks=lambda _: b"", chunks=lambda _: b"", timing=CommitTiming(quiet_s=3600), author="",
+                on_stale=lambda _: None, on_commit=lambda _: None, on_reset=_nobody,
+            )  # fmt: skip
+            with pytest.raises(NotCached) as missing:
+                branches.get("r", "main")
+            missing.value.load()
+            yield Committing(repository, journal, branches, branches.get("r", "main"))
+            nursery.cancel_scope.cancel()
+
+
+async def _nobody(*_: object) -> None:
+    """There is no kernel to tell."""

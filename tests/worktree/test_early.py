@@ -6,7 +6,6 @@ import os
 import random
 import tempfile
 from collections.abc import AsyncIterator, Callable
-from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -15,20 +14,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.repo.collecting import gc
-from tests.repo.parts import SMALL_CHUNKS, Blobs, make_branch, open_repository
-from vfsd.index.journal import JournalFile
+from tests.repo.parts import SMALL_CHUNKS, Blobs
+from tests.worktree.parts import Committing, committing
 from vfsd.model.entry import Chunk, Kind
-from vfsd.model.errors import NotCached
 from vfsd.repo.chunker import Chunker
 from vfsd.repo.chunklist import content_of, iter_chunks
-from vfsd.repo.repository import Repository
 from vfsd.repo.tree import find
 from vfsd.store.blob import read_chunk
 from vfsd.store.faulty import Fault, FaultyStore, Request, no_faults
 from vfsd.store.memory import MemoryStore
 from vfsd.worktree import beginning, early, staged
-from vfsd.worktree.branch import CommitTiming, LiveBranch
-from vfsd.worktree.live import LiveBranches
 from vfsd.worktree.node import WorkNode
 from vfsd.worktree.staged import StagedFile
 from vfsd.worktree.staging import Staging
@@ -129,11 +124,9 @@ class Far(FaultyStore):
 class Branch:
     """A branch in this process, of which files of a MiB and more are stored early."""
 
-    def __init__(self, repository: Repository, store: Far, live: LiveBranch, branches: LiveBranches) -> None:
-        self.repository = repository
+    def __init__(self, store: Far, made: Committing) -> None:
         self.store = store
-        self.live = live
-        self.branches = branches
+        self.repository, _, self.branches, self.live = made
 
     def open(self, name: bytes) -> WorkNode:
         tree = self.live.tree
@@ -179,24 +172,8 @@ async def branch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterat
     monkeypatch.setattr(beginning, "STEP", MIB // 2)
     monkeypatch.setattr(early, "IDLE_S", 0.05)
     store = Far(MemoryStore())
-    repository = open_repository(store, tmp_path / "index")
-    make_branch(repository)
-    with closing(repository), closing(JournalFile(str(tmp_path / "journal.sqlite"))) as journal:
-        async with trio.open_nursery() as nursery:
-            branches = LiveBranches(
-                repository, journal, Staging(str(tmp_path / "staging")), nursery=nursery,
-                inline_chunks=lambda _: b"", chunks=lambda _: b"", timing=CommitTiming(quiet_s=3600), author="",
-                on_stale=lambda _: None, on_commit=lambda _: None, on_reset=nobody,
-            )  # fmt: skip
-            with pytest.raises(NotCached) as missing:
-                branches.get("r", "main")
-            missing.value.load()
-            yield Branch(repository, store, branches.get("r", "main"), branches)
-            nursery.cancel_scope.cancel()
-
-
-async def nobody(*_: object) -> None:
-    """There is no kernel to tell."""
+    async with committing(store, tmp_path) as made:
+        yield Branch(store, made)
 
 
 async def test_a_file_that_grows_is_in_the_store_before_it_is_closed_and_is_sent_once(branch: Branch) -> None:

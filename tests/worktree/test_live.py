@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import threading
-from contextlib import closing
 from pathlib import Path
 
 import pytest
 import trio
 import trio.testing
 
-from tests.repo.parts import commit, make_branch, open_repository
-from vfsd.index.journal import JournalFile
+from tests.repo.parts import commit
+from tests.worktree.parts import committing
 from vfsd.model.entry import Kind
-from vfsd.model.errors import NotCached
 from vfsd.store.faulty import Fault, FaultyStore, Request
 from vfsd.store.memory import MemoryStore
-from vfsd.worktree.branch import CommitTiming
-from vfsd.worktree.live import LiveBranches
-from vfsd.worktree.staging import Staging
 from vfsd.worktree.tries import tries_in
 
 
@@ -26,74 +21,44 @@ async def test_before_a_branch_is_moved_the_journal_knows_it_for_good(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After a power cut, too, changes that are in a commit are not made again over what others did since."""
-    repository = open_repository(MemoryStore(), tmp_path / "index")
-    make_branch(repository)
-    with closing(repository), closing(JournalFile(str(tmp_path / "journal.sqlite"))) as journal:
-        async with trio.open_nursery() as nursery:
-            branches = LiveBranches(
-                repository, journal, Staging(str(tmp_path / "staging")), nursery=nursery,
-                inline_chunks=lambda _: b"", chunks=lambda _: b"", timing=CommitTiming(quiet_s=3600), author="",
-                on_stale=lambda _: None, on_commit=lambda _: None, on_reset=nobody,
-            )  # fmt: skip
-            with pytest.raises(NotCached) as missing:
-                branches.get("r", "main")
-            missing.value.load()
-            live = branches.get("r", "main")
-            live.tree.make(live.tree.root, b"d", Kind.DIR, 0o755, 0, 0)
-            synced = []
+    async with committing(MemoryStore(), tmp_path) as (repository, journal, branches, live):
+        live.tree.make(live.tree.root, b"d", Kind.DIR, 0o755, 0, 0)
+        synced = []
 
-            def sync() -> None:
-                synced.append((repository.refs.head("r", "main").commit, [*tries_in(journal.records(live.row.id))]))
+        def sync() -> None:
+            synced.append((repository.refs.head("r", "main").commit, [*tries_in(journal.records(live.row.id))]))
 
-            monkeypatch.setattr(journal, "sync", sync)
-            committed = await branches.commit(live)
-            assert committed is not None
-            assert synced == [(None, [committed.commit.id])]
-            nursery.cancel_scope.cancel()
+        monkeypatch.setattr(journal, "sync", sync)
+        committed = await branches.commit(live)
+        assert committed is not None
+        assert synced == [(None, [committed.commit.id])]
 
 
 async def test_whoever_has_a_head_follow_its_branch_waits_until_it_does(tmp_path: Path) -> None:
     """Also when somebody else is at it."""
     store = FaultyStore(MemoryStore())
-    repository = open_repository(store, tmp_path / "index")
-    make_branch(repository)
-    with closing(repository), closing(JournalFile(str(tmp_path / "journal.sqlite"))) as journal:
-        async with trio.open_nursery() as nursery:
-            branches = LiveBranches(
-                repository, journal, Staging(str(tmp_path / "staging")), nursery=nursery,
-                inline_chunks=lambda _: b"", chunks=lambda _: b"", timing=CommitTiming(quiet_s=3600), author="",
-                on_stale=lambda _: None, on_commit=lambda _: None, on_reset=nobody,
-            )  # fmt: skip
-            with pytest.raises(NotCached) as missing:
-                branches.get("r", "main")
-            missing.value.load()
-            live = branches.get("r", "main")
-            made = commit(repository, {(b"file",): b"bytes"})
-            assert made is not None
-            reading, go = threading.Event(), threading.Event()
-            returned = []
+    async with committing(store, tmp_path) as (repository, _, branches, live):
+        made = commit(repository, {(b"file",): b"bytes"})
+        assert made is not None
+        reading, go = threading.Event(), threading.Event()
+        returned = []
 
-            def plan(request: Request) -> Fault | None:
-                if request.key.startswith("refs/"):
-                    reading.set()
-                    assert go.wait(60)
-                return None
+        def plan(request: Request) -> Fault | None:
+            if request.key.startswith("refs/"):
+                reading.set()
+                assert go.wait(60)
+            return None
 
-            async def follow() -> None:
-                await branches.head_moved("r", "main")
-                returned.append(live.head.commit)
+        async def follow() -> None:
+            await branches.head_moved("r", "main")
+            returned.append(live.head.commit)
 
-            store.plan = plan
-            async with trio.open_nursery() as both:
-                both.start_soon(follow)
-                await trio.to_thread.run_sync(reading.wait)
-                both.start_soon(follow)
-                await trio.testing.wait_all_tasks_blocked()
-                assert returned == []
-                go.set()
-            assert returned == [made.commit.id] * 2
-            nursery.cancel_scope.cancel()
-
-
-async def nobody(*_: object) -> None:
-    """There is no kernel to tell."""
+        store.plan = plan
+        async with trio.open_nursery() as both:
+            both.start_soon(follow)
+            await trio.to_thread.run_sync(reading.wait)
+            both.start_soon(follow)
+            await trio.testing.wait_all_tasks_blocked()
+            assert returned == []
+            go.set()
+        assert returned == [made.commit.id] * 2
