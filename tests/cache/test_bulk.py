@@ -129,7 +129,7 @@ def test_what_was_warmed_is_on_disk_after_a_restart(store: CountingStore, index:
 def test_without_a_disk_chunks_come_to_memory(store: CountingStore, index: Index) -> None:
     chunks = store_chunks(store, 100, 10 * KIB)
     cache = ChunkCache(store, index, None)
-    cache.fetch(chunks)
+    cache.bring(chunks)
     store.reset()
     assert all(is_right(chunk, cache.at_hand([chunk])[0]) for chunk in chunks)
 
@@ -167,7 +167,7 @@ def slow_cache(gate: Gate, index: Index, count: int) -> tuple[FaultyStore, Chunk
 def test_a_reader_waits_for_the_range_that_its_chunk_is_in(gate: Gate, index: Index) -> None:
     store, cache, chunks = slow_cache(gate, index, 50)
     with ThreadPoolExecutor(12) as pool:
-        fetching = pool.submit(cache.fetch, chunks)
+        fetching = pool.submit(cache.bring, chunks)
         assert gate.came.acquire(timeout=60)
         reading = [pool.submit(cache.get, chunk) for chunk in chunks[:10]]
         gate.open.set()
@@ -253,7 +253,7 @@ def test_a_damaged_chunk_is_named_and_its_neighbours_come(
     assert f"offset {chunks[20].place.offset}" in str(problem)
     assert [cache.cached(chunk) is None for chunk in chunks] == [number == 20 for number in range(40)]
     with pytest.raises(Damaged):
-        cache.fetch(chunks)
+        cache.bring(chunks)
 
 
 def test_chunks_of_an_object_that_is_gone_are_found_by_the_index(
@@ -262,11 +262,11 @@ def test_chunks_of_an_object_that_is_gone_are_found_by_the_index(
     chunks = store_chunks(store, 3, 10 * KIB)
     stale = [Chunk(chunk.id, chunk.size, Place(b"\x07" * 16, 9, chunk.place.length)) for chunk in chunks]
     with pytest.raises(Damaged):
-        cache.fetch(stale)
+        cache.bring(stale)
     index.add_places(
         [PlaceRow(chunk.id, chunk.place.container, chunk.place.offset, chunk.place.length) for chunk in chunks]
     )
-    cache.fetch(stale)
+    cache.bring(stale)
     assert all(is_right(chunk, cache.at_hand([chunk])[0]) for chunk in stale)
 
 

@@ -121,7 +121,7 @@ def test_what_was_loaded_ahead_is_not_taken_for_read_again(reader: Reader) -> No
     ahead = reader.make(4, seed=1)
     for start in range(0, len(ahead), 16):
         part = ahead[start : start + 16]
-        reader.cache.fetch(part)
+        reader.cache.bring(part)
         reader.read(part)
     assert reader.read(kept) >= 0.99
 

@@ -164,7 +164,7 @@ def test_what_is_read_ahead_comes_in_one_request(tmp_path: Path) -> None:
     store, chunks = filled(1, 8, MIB)
     far = Far(store)
     with cache_of(far, tmp_path) as cache:
-        cache.fetch(chunks)
+        cache.bring(chunks)
         assert far.total().requests == 1
         assert all(is_right(chunk, cache.get(chunk)) for chunk in chunks)
         assert far.total().requests == 1
@@ -179,12 +179,12 @@ def test_what_is_damaged_of_a_run_is_named_and_the_rest_is_here(tmp_path: Path) 
     far = Far(store)
     with cache_of(far, tmp_path) as cache:
         with pytest.raises(Damaged, match=key):
-            cache.fetch(chunks)
+            cache.bring(chunks)
         assert cache.lacking(chunks) == [chunks[5]]
         assert far.total().requests == 2
     store.delete(key)
     with cache_of(far, tmp_path) as cache, pytest.raises(Damaged, match=key):
-        cache.fetch(chunks)
+        cache.bring(chunks)
 
 
 def test_reads_here_and_there_in_large_files_move_only_what_is_read(tmp_path: Path) -> None:

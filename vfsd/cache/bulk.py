@@ -26,7 +26,6 @@ GAP = 512 << 10  # bytes that nobody wants, but that take less time than another
 PLAIN = 4 * RANGE  # bytes that they may be once they are decompressed
 THREADS = 8  # requests at once
 BUDGET = 256 << 20  # bytes in memory at once, stored and decoded together
-_RAW = bytes([RAW])
 _WHERE = attrgetter("place.container", "place.offset")
 AT_ONCE = 1 << 16  # chunks that are put in order together, or fewer that have BUDGET bytes
 
@@ -119,9 +118,10 @@ def read_run(store: ObjectStore, run: Sequence[Chunk]) -> Brought:
     except (NotFound, Damaged):
         return brought
     brought = Brought(stored, {}, {})
+    large = len(stored) if len(stored) >= LARGE else 0
     for chunk in run:
         offset, size = chunk.place.offset - start, chunk.place.length
-        if size == FRAME + chunk.size and len(stored) >= LARGE and stored[offset : offset + FRAME] == _RAW:
+        if size == FRAME + chunk.size and offset < large and stored[offset] == RAW:
             plain = stored[offset + FRAME : offset + size]
             if hash_bytes(plain) == chunk.id:
                 brought.parts[chunk.id] = offset + FRAME, plain

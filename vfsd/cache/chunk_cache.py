@@ -169,9 +169,17 @@ class ChunkCache:
             self._disk.add_many(chunks, wanted=True)
         self._memory.put_many((chunk.id, data) for chunk, data in chunks)
 
-    def fetch(self, chunks: Sequence[Chunk]) -> None:
-        """Have chunks at hand; blocks. See `bring`."""
-        self.bring(chunks)
+    def fetch(self, run: Sequence[Chunk]) -> None:
+        """Have chunks at hand that `lacking` has just named, a run as of bulk.runs; blocks. It is as `bring`, but does
+        not ask the disk once more."""
+        if self._packs is not None and self._packs.await_coming(run[0].place.container):
+            self.bring(run)
+            return
+        mine, others = self._begin(run)
+        left = self._read_many(mine, whole=len(run), warm=False)[1] if mine else []
+        wait(others)
+        for chunk in left:
+            self.get(chunk)
 
     def bring(self, chunks: Sequence[Chunk], *, warm: bool = False) -> Fetched:
         """Have chunks at hand, and say what had to come; blocks. Those that lie near each other come with one request
@@ -231,7 +239,8 @@ class ChunkCache:
         requests = 0
         try:
             # Asked again: another thread's load may have ended between our look and our turn.
-            missing = [chunk for chunk in chunks if not self._came(chunk.id, warm=warm)]
+            came = self._came([chunk.id for chunk in chunks], warm=warm)
+            missing = [chunk for chunk in chunks if chunk.id not in came] if came else chunks
             # Several runs, when others are reading, or have read, what lies between.
             for run in [missing] if len(missing) == whole else runs(missing):
                 brought = read_run(self._store, run)
@@ -257,9 +266,10 @@ class ChunkCache:
             self._disk.add_together(brought.stored, brought.parts)
             self._disk.add_many(apart, wanted=True)
 
-    def _came(self, chunk: bytes, *, warm: bool) -> bool:
-        """Whether a chunk came just now."""
-        return (not warm and chunk in self._memory) or (self._disk is not None and self._disk.has_recent(chunk))
+    def _came(self, chunks: Sequence[bytes], *, warm: bool) -> set[bytes]:
+        """Those of the chunks that came just now."""
+        came = set() if warm else self._memory.among(chunks)
+        return came if self._disk is None else came | self._disk.recent(chunks)
 
     # Who reads what
 

@@ -165,13 +165,13 @@ class DiskChunks:
         """Whether a chunk is here, as far as is known."""
         return self._recent(chunk) is not None or self._index.blocks.find(chunk) is not None
 
-    def has_recent(self, chunk: bytes) -> bool:
-        """Whether a chunk is here since a moment ago."""
-        return self._recent(chunk) is not None
+    def recent(self, chunks: Sequence[bytes]) -> set[bytes]:
+        """Those of the chunks that are here since a moment ago."""
+        return self._untold.keys() & chunks | self._being_told.keys() & chunks
 
     def here(self, chunks: Sequence[bytes]) -> dict[bytes, BlockRow]:
         """Where those of the chunks lie that are here."""
-        found = {chunk: row for chunk in chunks if (row := self._recent(chunk)) is not None}
+        found = {chunk: row for chunk in self.recent(chunks) if (row := self._recent(chunk)) is not None}
         return self._index.blocks.find_many([chunk for chunk in chunks if chunk not in found]) | found
 
     def _row(self, chunk: Chunk) -> BlockRow | None:
@@ -246,10 +246,9 @@ class DiskChunks:
             _log.error("the cache could not keep what was read", exc_info=error)
 
     def _write_together(self, stored: memoryview, parts: Mapping[bytes, tuple[int, memoryview]]) -> None:
-        named = [(chunk, data) for chunk, (_, data) in parts.items()]
         pages = whole_pages(stored)
         if len(pages) + PAGE > self._segments.full:
-            self._add(named)
+            self._add([(chunk, data) for chunk, (_, data) in parts.items()])
             return
         if not self._can_add(len(pages) + PAGE):
             return

@@ -47,6 +47,10 @@ class MemoryChunks:
     def __contains__(self, chunk: bytes) -> bool:
         return chunk in self._chunks
 
+    def among(self, chunks: Iterable[bytes]) -> set[bytes]:
+        """Those of the chunks that are here."""
+        return self._chunks.keys() & chunks
+
     def get(self, chunk: bytes) -> Plain | None:
         """The chunk's bytes when they are here."""
         return self.get_many([chunk])[0]

@@ -72,12 +72,14 @@ class Packs:
         wait([coming], PATIENCE_S)
         return True
 
-    def await_coming(self, pack: bytes) -> None:
-        """Wait for a pack if it is on its way."""
+    def await_coming(self, pack: bytes) -> bool:
+        """Wait for a pack if it is on its way; whether it was."""
         with self._lock:
             coming = self._coming.get(pack)
-        if coming is not None:
-            wait([coming], PATIENCE_S)
+        if coming is None:
+            return False
+        wait([coming], PATIENCE_S)
+        return True
 
     def _is_wanted(self, chunk: Chunk, *, small: bool) -> bool:
         """Whether enough of a pack was wanted, this chunk counted in. To be brought once more it begins anew."""

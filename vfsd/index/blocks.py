@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from operator import attrgetter
 
 import msgspec
+from msgspec.structs import astuple
 
 from vfsd.index.connection import SqliteFile
 
 BATCH = 500  # rows a transaction, so that nobody waits long for the write lock
 TOLD = 2048  # the same of new blocks: their ids are random, so that each of a few rows changes a page of its own
 CACHE_DAYS = 7  # for which it is known of what use the cache was
+_ID = attrgetter("id")
 
 
 class BlockRow(msgspec.Struct, frozen=True, gc=False):
@@ -68,12 +71,13 @@ class Blocks:
 
     def add(self, rows: Sequence[BlockRow]) -> None:
         """Remember chunks in the cache. Those in a segment that was dropped are left out."""
-        for start in range(0, len(rows), TOLD):
+        by_id = sorted(rows, key=_ID)  # each transaction then changes a part of the table, and each page of it once
+        for start in range(0, len(by_id), TOLD):
             with self._file.write() as db:
+                there = {segment for (segment,) in db.execute("SELECT id FROM segments")}
                 db.executemany(
-                    "INSERT OR REPLACE INTO blocks (id, segment, offset, length, check64) SELECT ?1, ?2, ?3, ?4, ?5"
-                    " WHERE EXISTS (SELECT 1 FROM segments WHERE id = ?2)",
-                    ((row.id, row.segment, row.offset, row.length, row.check64) for row in rows[start : start + TOLD]),
+                    "INSERT OR REPLACE INTO blocks (id, segment, offset, length, check64) VALUES (?, ?, ?, ?, ?)",
+                    [astuple(row) for row in by_id[start : start + TOLD] if row.segment in there],
                 )
 
     def drop(self, row: BlockRow) -> None:

@@ -7,7 +7,7 @@ can: servers keep large objects in parts, and read a part again for each request
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 
 from vfsd.cache.bulk import runs
@@ -53,8 +53,8 @@ class Reader:
 class Readahead:
     """Decides what to load ahead, and has it loaded in a nursery.
 
-    nodes: may block. lacking: those of some chunks that are not here, without waiting. fetch: brings chunks here;
-    blocks.
+    nodes: may block. lacking: those of some chunks that are not here, without waiting. fetch: brings a run of such
+    here, as of cache.bulk.runs; blocks.
     """
 
     def __init__(
@@ -115,12 +115,12 @@ class Readahead:
         """What is over the budget, or under way already, is left out."""
         for run in coming:
             chunks = [chunk for chunk in run if not self._loads.is_running(chunk.id)]
-            if self._under_way >= BUDGET:
-                return
-            size = sum(chunk.size for chunk in chunks)
-            if chunks:
+            for part in [run] if len(chunks) == len(run) else _requests(chunks):
+                if self._under_way >= BUDGET:
+                    return
+                size = sum(chunk.size for chunk in part)
                 self._under_way += size
-                self._start(self._load, reader, chunks, size)
+                self._start(self._load, reader, part, size)
 
     def prepare(self, miss: NotCached, then: Callable[[bool], None]) -> None:
         """Have loaded what is missing for looking further ahead. then: is told whether it is here."""
@@ -149,7 +149,11 @@ def in_order(chunks: Sequence[Chunk]) -> list[list[Chunk]]:
     """The chunks by the requests that bring them, that one first which brings what is wanted first. A file that was
     edited often lies in many pieces, turn by turn in old packs and new ones; most of them still come together."""
     turn = {chunk.id: at for at, chunk in enumerate(chunks)}
-    return sorted(runs(chunks, TOGETHER, is_cut=True), key=lambda run: min(turn[chunk.id] for chunk in run))
+    return sorted(_requests(chunks), key=lambda run: min(turn[chunk.id] for chunk in run))
+
+
+def _requests(chunks: Sequence[Chunk]) -> Iterator[list[Chunk]]:
+    return runs(chunks, TOGETHER, is_cut=True)
 
 
 def _part(chunk: Chunk) -> tuple[bytes, int]:
