@@ -132,7 +132,7 @@ def test_every_request_waits_and_those_of_many_connections_together(proxy: Proxy
         client.list_objects_v2(Bucket=BUCKET, MaxKeys=1)
     assert time.monotonic() - begun >= 0.5
     assert proxy.reset().peak == 1
-    proxy.set(Options(latency_ms=1000))
+    proxy.set(Options(latency_ms=2000))
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda _: client.list_objects_v2(Bucket=BUCKET, MaxKeys=1), range(8)))
     assert proxy.counts().peak == 8

@@ -37,7 +37,7 @@ def place(tmp_path: Path) -> Iterator[Place]:
     folder = tmp_path / "home"
     folder.mkdir()
     config = tmp_path / "config.toml"
-    config.write_text('author = "you@here"\nquiet_s = 5.0\npoll_s = 0.2\n')
+    config.write_text('author = "you@here"\nquiet_s = 3600\nmax_wait_s = 3600\npoll_s = 0.2\n')
     environ = {
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "HOME": str(folder),

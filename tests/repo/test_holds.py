@@ -22,13 +22,13 @@ def telling(holds: Holds, store: FaultyStore) -> Iterator[None]:
     def plan(request: Request) -> None:
         if request.kind == "put":
             asked.set()
-            assert answered.wait(30)
+            assert answered.wait(120)
 
     store.plan = plan
     thread = threading.Thread(target=holds.renew)
     thread.start()
     try:
-        assert asked.wait(30)
+        assert asked.wait(60)
         yield
     finally:
         answered.set()
@@ -47,7 +47,7 @@ def test_a_writer_begins_and_ends_while_the_store_is_slow_to_be_told_of_another(
     with telling(holds, store):
         other = threading.Thread(target=lambda: holds.begin().end(), daemon=True)
         other.start()
-        other.join(5)
+        other.join(60)
         assert not other.is_alive()
     assert len(list(store.list(PREFIX))) == 1
     first.end()
@@ -61,6 +61,6 @@ def test_a_hold_whose_writer_ends_while_it_is_written_does_not_stay() -> None:
     with telling(holds, store):
         ending = threading.Thread(target=only.end, daemon=True)
         ending.start()
-        ending.join(5)
+        ending.join(60)
         assert not ending.is_alive()
     assert list(store.list(PREFIX)) == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import email.utils
+import re
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -88,9 +89,7 @@ def test_a_right_that_is_missing_is_named_and_nothing_more_is_tried() -> None:
     assert [(finding.check, finding.state, finding.text) for finding in findings] == [("rights", FAIL, "denied")]
 
 
-@pytest.mark.parametrize(
-    ("seconds", "said"), [(-3600, "3600 s ahead of"), (30, "30 s behind"), (2, ""), (-3, "")]
-)
+@pytest.mark.parametrize(("seconds", "said"), [(-3600, "ahead of"), (300, "behind"), (2, ""), (-3, "")])
 def test_a_clock_that_is_wrong_is_told_by_how_much(gateway: Gateway, seconds: float, said: str) -> None:
     def other_clock(request: Request, ask: Callable[[], Answer]) -> Answer:
         answer = ask()
@@ -103,9 +102,10 @@ def test_a_clock_that_is_wrong_is_told_by_how_much(gateway: Gateway, seconds: fl
     gateway.meddle = other_clock
     clock = found(opened(gateway.endpoint))["clock"]
     assert clock.state == (WARN if said else OK)
-    # Requests take a moment, and stamps are whole seconds.
-    spoken = [said, said.replace("3600", "3599"), said.replace("3600", "3598"), said.replace("30", "29")]
-    assert any(words in clock.text for words in spoken)
+    if said:
+        told = re.search(rf"(\d+) s {said}", clock.text)
+        assert told is not None, clock.text
+        assert abs(seconds) - 60 < int(told[1]) <= abs(seconds)  # requests take time, and stamps are whole seconds
 
 
 def test_a_store_that_is_far_away_is_named_with_its_times(moto: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:

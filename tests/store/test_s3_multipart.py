@@ -81,7 +81,7 @@ def uploads(client: Any, prefix: str) -> list[str]:
 
 def test_a_large_object_goes_up_in_parts_side_by_side(server: S3Server, prefix: str, client: Any) -> None:
     content = secrets.token_bytes(LARGE)
-    slow = Options(latency_ms=50)
+    slow = Options(latency_ms=300)
     with proxy_to(server.endpoint, slow) as proxy, closing(opened(proxy.endpoint, prefix)) as store:
         etag = store.put(KEY, memoryview(content))
         assert (proxy.counts().requests("PUT"), proxy.counts().requests("POST")) == (3, 2)
