@@ -238,14 +238,16 @@ class Committing(NamedTuple):
 
 
 @asynccontextmanager
-async def committing(store: ObjectStore, folder: FilePath) -> AsyncIterator[Committing]:
-    """An empty branch on `store`; all else is in `folder`."""
+async def committing(
+    store: ObjectStore, folder: FilePath, staging: Staging | None = None
+) -> AsyncIterator[Committing]:
+    """An empty branch on `store`; all else is in `folder`, unless a staging area is given."""
     repository = open_repository(store, folder / "index")
     make_branch(repository)
     with closing(repository), closing(JournalFile(str(folder / "journal.sqlite"))) as journal:
         async with trio.open_nursery() as nursery:
             branches = LiveBranches(
-                repository, journal, Staging(str(folder / "staging")), nursery=nursery,
+                repository, journal, staging or Staging(str(folder / "staging")), nursery=nursery,
                 inline_chunks=lambda _: b"", chunks=lambda _: b"", timing=CommitTiming(quiet_s=3600), author="",
                 on_stale=lambda _: None, on_commit=lambda _: None, on_reset=_nobody,
             )  # fmt: skip

@@ -7,19 +7,13 @@ import threading
 from contextlib import closing
 from pathlib import Path
 
-import pytest
 import trio
 import trio.testing
 
-from tests.repo.parts import make_branch, open_repository
-from tests.worktree.test_live import nobody
-from vfsd.index.journal import JournalFile
+from tests.worktree.parts import committing
 from vfsd.model.entry import Kind
-from vfsd.model.errors import NotCached
 from vfsd.store.faulty import Fault, FaultyStore, Request
 from vfsd.store.memory import MemoryStore
-from vfsd.worktree.branch import CommitTiming
-from vfsd.worktree.live import LiveBranches
 from vfsd.worktree.room import Room
 from vfsd.worktree.staging import Staging
 
@@ -34,8 +28,6 @@ async def test_room_that_a_commit_has_just_given_back_is_taken_at_once(tmp_path:
 async def test_a_commit_that_is_under_way_is_waited_for(tmp_path: Path, mock_clock: trio.testing.MockClock) -> None:
     mock_clock.rate = 1
     store = FaultyStore(MemoryStore())
-    repository = open_repository(store, tmp_path / "index")
-    make_branch(repository)
     storing, go = threading.Event(), threading.Event()
 
     def plan(request: Request) -> Fault | None:
@@ -44,20 +36,8 @@ async def test_a_commit_that_is_under_way_is_waited_for(tmp_path: Path, mock_clo
             assert go.wait(60)
         return None
 
-    with (
-        closing(repository), closing(JournalFile(str(tmp_path / "journal.sqlite"))) as journal,
-        closing(Staging(str(tmp_path / "staging"), 1_000_000)) as staging,
-    ):  # fmt: skip
-        async with trio.open_nursery() as nursery:
-            branches = LiveBranches(
-                repository, journal, staging, nursery=nursery, inline_chunks=lambda _: b"", chunks=lambda _: b"",
-                timing=CommitTiming(quiet_s=3600), author="", on_stale=lambda _: None, on_commit=lambda _: None,
-                on_reset=nobody,
-            )  # fmt: skip
-            with pytest.raises(NotCached) as missing:
-                branches.get("r", "main")
-            missing.value.load()
-            live = branches.get("r", "main")
+    with closing(Staging(str(tmp_path / "staging"), 1_000_000)) as staging:
+        async with committing(store, tmp_path, staging) as (_, _, branches, live):
             file = live.tree.make(live.tree.root, b"file", Kind.FILE, 0o644, 0, 0)
             live.tree.opened(file, write=True, truncate=True)
             live.tree.write(file, 0, os.urandom(900_000))
@@ -72,4 +52,3 @@ async def test_a_commit_that_is_under_way_is_waited_for(tmp_path: Path, mock_clo
                 await trio.testing.wait_all_tasks_blocked()
                 go.set()
             assert staging.has_room(500_000)
-            nursery.cancel_scope.cancel()
