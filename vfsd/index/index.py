@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from typing import TypeVar
 
 import msgspec
@@ -135,7 +136,7 @@ class Index:
         with self.file.write() as db:
             db.execute("DELETE FROM places")
 
-    def add_places(self, rows: Sequence[PlaceRow]) -> None:
+    def add_places(self, rows: Iterable[PlaceRow]) -> None:
         """Remember where blobs lie; a later place replaces an earlier one."""
         for part in _batches(rows):
             with self.file.write() as db:
@@ -179,7 +180,7 @@ class Index:
         with self.file.write() as db:
             db.execute("DELETE FROM commits WHERE id = ?", (commit,))
 
-    def mark_complete(self, commits: Sequence[CommitId]) -> None:
+    def mark_complete(self, commits: Iterable[CommitId]) -> None:
         """Say of commits that are here that all their ancestors are too."""
         for part in _batches(commits):
             with self.file.write() as db:
@@ -307,6 +308,7 @@ class Index:
         )
 
 
-def _batches(rows: Sequence[T]) -> Iterator[Sequence[T]]:
-    for start in range(0, len(rows), BATCH):
-        yield rows[start : start + BATCH]
+def _batches(rows: Iterable[T]) -> Iterator[list[T]]:
+    rest = iter(rows)
+    while part := list(islice(rest, BATCH)):
+        yield part

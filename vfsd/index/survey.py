@@ -7,15 +7,12 @@ and 100 bytes a blob once the directories of packs had to be looked at. For one 
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Iterable, Iterator
-from types import TracebackType
-from typing import Self
 
 import msgspec
 
 from vfsd.index.index import PlaceRow
-from vfsd.model.errors import NoSpace, Unavailable
+from vfsd.index.temporary import TemporaryFile
 
 MEMORY_KIB = 64 << 10  # SQLite's page cache; what is more goes to disk
 REMEMBERED = 100_000  # sizes of containers, and keys, that are answered without SQL
@@ -156,32 +153,13 @@ class LeadRow(msgspec.Struct, frozen=True, gc=False):
     now: int
 
 
-class Survey:
-    """A context: what was met is forgotten at its end. NoSpace and Unavailable leave it when the disk fails."""
+class Survey(TemporaryFile):
+    """A context: what was met is forgotten at its end."""
 
     def __init__(self) -> None:
+        super().__init__(_SCHEMA, MEMORY_KIB)
         self._sizes: dict[bytes, int] = {}
         self._recent: set[bytes] = set()
-
-    def __enter__(self) -> Self:
-        self._db = sqlite3.connect("", isolation_level=None)
-        for pragma in ("journal_mode = OFF", "synchronous = OFF", f"cache_size = -{MEMORY_KIB}"):
-            self._db.execute(f"PRAGMA {pragma}")
-        for table in _SCHEMA:
-            self._db.execute(table)
-        self._db.execute("BEGIN")  # one transaction, never ended: nobody else reads the file
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._db.close()
-        if isinstance(error, sqlite3.DatabaseError):
-            full = getattr(error, "sqlite_errorcode", 0) & 0xFF in {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR}
-            kind_of_error = NoSpace if full else Unavailable
-            raise kind_of_error(
-                f"the temporary directory cannot hold what was met so far ({error}): let TMPDIR name one with more room"
-            ) from error
 
     def is_first(self, key: bytes) -> bool:
         """Whether `key` (16 bytes) was not asked about before."""

@@ -11,19 +11,32 @@ T = TypeVar("T")
 U = TypeVar("U")
 
 
-def ahead(pool: ThreadPoolExecutor, act: Callable[[T], U], items: Iterable[T], count: int) -> Iterator[tuple[T, U]]:
-    """(item, result) in order. At most `count` items are taken from `items` before their results are: it may be long,
-    and results large."""
+def ahead(
+    pool: ThreadPoolExecutor, act: Callable[[T], U], items: Iterable[T], count: int,
+    weigh: Callable[[T], int] = lambda item: 0, most: int = 0,
+) -> Iterator[tuple[T, U]]:
+    """(item, result) in order. At most `count` items are taken from `items` before their results are, and those that
+    are worked on weigh `most` together, or it is only one: `items` may be long, and results large."""
     waiting: deque[tuple[T, Future[U]]] = deque()
+    weight = 0
     try:
         for item in items:
+            weight += weigh(item)
+            while waiting and weight > most:
+                weight -= weigh(waiting[0][0])
+                yield _first(waiting)
             waiting.append((item, pool.submit(act, item)))
             if len(waiting) >= count:
-                first, future = waiting.popleft()
-                yield first, future.result()
+                weight -= weigh(waiting[0][0])
+                yield _first(waiting)
         while waiting:
-            first, future = waiting.popleft()
-            yield first, future.result()
+            yield _first(waiting)
     finally:
         for _, future in waiting:
             future.cancel()
+
+
+def _first(waiting: deque[tuple[T, Future[U]]]) -> tuple[T, U]:
+    """The result alone: who waits for the next one holds no reference to it."""
+    item, future = waiting.popleft()
+    return item, future.result()

@@ -30,12 +30,17 @@ from vfsd.repo.repository import Repository, now_ns
 from vfsd.store.api import ObjectStore
 from vfsd.store.blob import MAX_STORED, container_key, decode_blob
 from vfsd.store.moved import Moved, MovedMap, encode_map, moved_key, read_map, read_map_version, without_maps
-from vfsd.store.pack import CHUNK, NODE, Blob, PackBuilder, read_directory
+from vfsd.store.pack import CHUNK, NODE, Blob, PackBuilder, directory_span, read_directory_at
 
 BELOW = 0.5  # a pack of which a smaller part is needed is rewritten
 PACK_SIZE = {CHUNK: 32 << 20, NODE: 16 << 20}  # bytes at which a new pack is full
 READS = 4  # containers read ahead
+BLOBS = 100_000  # in them; tiny files make packs of more
+DIRECTORIES = 8 << 20  # bytes of packs' directories that are read at once
 GAP = 256 << 10  # bytes between two blobs that are read along, to save a request
+
+
+Span = tuple[int, int]  # where a directory lies, and its length
 
 
 class CompactResult(msgspec.Struct, frozen=True):
@@ -132,27 +137,40 @@ class _Compaction:
         return self._reach.marking.under_all_names(self._found())
 
     def _found(self) -> Iterator[Condemned]:
-        for row, blobs in ahead(self._pool, self._directory_if_there, self._sparse, AT_ONCE):
+        spans = ahead(self._pool, self._span, self._sparse, AT_ONCE)
+        for (row, _), blobs in ahead(
+            self._pool, lambda one: self._directory_if_there(*one), spans, AT_ONCE, _length, DIRECTORIES
+        ):  # fmt: skip
             if blobs is None or isinstance(blobs, Damaged):
                 continue  # rewriting it says so
             live = self._survey.live_blobs(row.id)
             # The header first, which no pack has: no line may stand for the whole container.
             yield Condemned(row.id, [HEADER, *(blob.offset for blob in blobs if blob.offset not in live)])
 
-    def _directory(self, row: ContainerRow) -> list[Blob] | Damaged:
+    def _span(self, row: ContainerRow) -> Span | None:
+        """In a thread: where the directory of a pack lies; None where there is none that can be read."""
+        if len(row.id) == COMMIT:
+            return None
+        try:
+            return directory_span(self._store, PackId(row.id), row.size)
+        except (Damaged, NotFound):
+            return None
+
+    def _directory(self, row: ContainerRow, span: Span | None = None) -> list[Blob] | Damaged:
         """In a thread: what lies in a container."""
         try:
             if len(row.id) == COMMIT:
                 data, _ = self._store.get(container_key(row.id))
                 return parse(data, CommitId(row.id.hex()))[0].hints.blobs
-            return read_directory(self._store, PackId(row.id), row.size)
+            pack = PackId(row.id)
+            return read_directory_at(self._store, pack, *(span or directory_span(self._store, pack, row.size)))
         except Damaged as error:
             return error
 
-    def _directory_if_there(self, row: ContainerRow) -> list[Blob] | Damaged | None:
+    def _directory_if_there(self, row: ContainerRow, span: Span | None) -> list[Blob] | Damaged | None:
         """The same, None when another run was faster."""
         try:
-            return self._directory(row)
+            return self._directory(row, span)
         except NotFound:
             return None
 
@@ -164,8 +182,7 @@ class _Compaction:
         until: float | None = None
         now = store_now(self._store)
         for verdict, left in list(self._lists.due(self._repository.guard.refresh(), self._grace_s, now)):
-            lines = list(self._rows(verdict))
-            rows = [row for row, _ in lines]
+            rows = [row for row, _ in self._rows(verdict)]
             if left > 0:
                 until = left if until is None else min(until, left)
                 waiting = waiting.plus(total(rows))
@@ -175,7 +192,7 @@ class _Compaction:
             if rewrite:
                 current = self._lists.advance(verdict.number, Phase.SWEEPING)
                 if current is not None:
-                    kept = self._rewrite(current, lines)
+                    kept = self._rewrite(current, rows)
                     self._lists.advance(verdict.number, Phase.SWEPT, kept)
         return rewritten, freed, waiting, until
 
@@ -195,26 +212,30 @@ class _Compaction:
         headers = (self._repository.commits.header(commit) for commit in commits if drops.find(commit) is None)
         drops.add(headers, time=now_ns(), author=self._author, reason=ORPHANED)
 
-    def _rewrite(self, verdict: Verdict, lines: list[tuple[ContainerRow, set[int]]]) -> list[bytes]:
+    def _rewrite(self, verdict: Verdict, rows: list[ContainerRow]) -> list[bytes]:
         """Copy what is not condemned in these containers, or was pardoned, whether it is needed or not: whoever writes
         may share it meanwhile without asking. Leave maps, delete them. Those that stay as they are."""
         pardoned: dict[bytes, set[int]] = {}
         for container, offset in self._reach.marking.wherever_moved(read_pardons(self._store, verdict)):
             pardoned.setdefault(container, set()).add(offset)
-        kept = [row.id for row, _ in lines if self._is_commit_again(row, pardoned.get(row.id, set()))]
+        kept = [row.id for row in rows if self._is_commit_again(row, pardoned.get(row.id, set()))]
         staying = set(kept)
-        going = [(row, offsets - pardoned.get(row.id, set())) for row, offsets in lines if row.id not in staying]
-        self._keep_headers(row for row, _ in going)
-        wanted = ((row, offsets, self._survey.live_blobs(row.id)) for row, offsets in going)
+        self._keep_headers(row for row in rows if row.id not in staying)
+        wanted = (
+            (row, offsets - pardoned.get(row.id, set()), self._survey.live_blobs(row.id))
+            for row, offsets in self._rows(verdict) if row.id not in staying
+        )  # fmt: skip
         with _Copies(self._repository, self._store, self._pool) as copies:
-            for (row, _, _), source in ahead(self._pool, lambda one: self._read(*one), wanted, READS):
+            for (row, _, _), source in ahead(
+                self._pool, lambda one: self._read(*one), wanted, READS, lambda one: len(one[1]) + len(one[2]), BLOBS
+            ):  # fmt: skip
                 if isinstance(source, Damaged):
                     self._problems.append(str(source))
                     kept.append(row.id)
                 elif source is not None:
                     copies.add(source)
                     self._progress("rewritten", 1)
-        self._shorten({row.id for row, _ in going}.difference(kept))
+        self._shorten({row.id for row in rows}.difference(kept))
         return kept
 
     def _is_commit_again(self, row: ContainerRow, pardoned: set[int]) -> bool:
@@ -370,6 +391,10 @@ class _Copies:
             else:
                 return False
         return True
+
+
+def _length(one: tuple[ContainerRow, Span | None]) -> int:
+    return 0 if one[1] is None else one[1][1]
 
 
 def _led_on(line: Moved, maps: dict[bytes, MovedMap]) -> Moved:

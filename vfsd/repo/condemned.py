@@ -15,7 +15,6 @@ import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator
 from enum import StrEnum
-from itertools import islice
 
 import msgspec
 
@@ -28,7 +27,7 @@ from vfsd.store.blob import decode_blob, encode_blob
 
 STATE = "gc/state"
 LISTS = "gc/lists/"
-PART = 100_000  # containers in one object of a list: some 2 to 4 MB
+PART = 200_000  # containers and offsets in one object of a list: some 1 to 8 MB
 INLINE = 500  # pardons of a list that stand in `gc/state` itself, which every commit reads
 HEADER = 1  # the offset that stands for the header of a commit's object: blobs begin behind it
 KEEP_S = 30 * 86400.0  # seconds for which lists are known, at least: then those that were carried out are forgotten
@@ -148,12 +147,23 @@ def change_state(store: ObjectStore, change: Callable[[GcState], GcState]) -> Gc
 def write_list(store: ObjectStore, lines: Iterable[Condemned]) -> tuple[str, ...]:
     """Write the objects of a list, of any length; their keys."""
     keys = []
-    rest = iter(lines)
-    while part := list(islice(rest, PART)):
+    for part in _parts(lines):
         key = LISTS + secrets.token_hex(16)
         store.put(key, encode_blob(msgspec.msgpack.encode(part)))
         keys.append(key)
     return tuple(keys)
+
+
+def _parts(lines: Iterable[Condemned]) -> Iterator[list[Condemned]]:
+    part, size = [], 0
+    for line in lines:
+        part.append(line)
+        size += 1 + len(line.offsets)
+        if size >= PART:
+            yield part
+            part, size = [], 0
+    if part:
+        yield part
 
 
 def read_list(store: ObjectStore, verdict: Verdict) -> Iterator[Condemned]:

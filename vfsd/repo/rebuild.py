@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
 
+from vfsd.index.ancestry import Ancestry
 from vfsd.index.index import CommitRow, PlaceRow
 from vfsd.model.commit import BranchHead, Tag, decode
 from vfsd.model.errors import Damaged, NotFound
@@ -23,13 +24,15 @@ from vfsd.repo.repository import Repository
 from vfsd.store.api import ETag, Stat
 from vfsd.store.blob import FRAME, container_key
 from vfsd.store.moved import without_maps
-from vfsd.store.pack import CHUNK, HEAD, Blob, read_directory
+from vfsd.store.pack import CHUNK, HEAD, Blob, directory_span, read_directory_at
 
 PARALLEL = 16  # objects read at once
 _BATCH = 500  # commits a transaction
+DIRECTORIES = 8 << 20  # bytes of packs' directories that are read at once: tiny files make them long
 _PACK_NAME = re.compile(r"[0-9a-f]{32}")
 _COMMIT_NAME = re.compile(r"[0-9a-f]{64}")
 
+_Span = tuple[int, int] | Damaged | None  # where a directory lies, and its length; None when it was deleted meanwhile
 Progress = Callable[[str, int], None]  # called with ("packs" | "commits" | "refs", how many since the last call)
 
 
@@ -49,26 +52,26 @@ def rebuild(repository: Repository, progress: Progress = lambda kind, count: Non
     Others may use the store and the index meanwhile. Raises Unavailable and the like when the store does not answer;
     then the index holds a part, which is good, and rebuilding may begin again.
     """
-    work = _Rebuild(repository, progress)
     repository.index.clear()
     repository.guard.refresh()  # before any place is known: nothing may be shared that is condemned
-    work.drops()
-    with ThreadPoolExecutor(PARALLEL, thread_name_prefix="vfsd-rebuild") as pool:
+    with ThreadPoolExecutor(PARALLEL, thread_name_prefix="vfsd-rebuild") as pool, Ancestry() as ancestry:
+        work = _Rebuild(repository, ancestry, progress)
+        work.drops()
         work.packs(pool)
         work.commits(pool)
         work.refs(pool)
-    return work.result()
+        return work.result()
 
 
 class _Rebuild:
-    def __init__(self, repository: Repository, progress: Progress) -> None:
+    def __init__(self, repository: Repository, ancestry: Ancestry, progress: Progress) -> None:
         self._repository = repository
         self._store = without_maps(repository.store)
         self._index = repository.index
         self._progress = progress
         self._counts = {"packs": 0, "commits": 0, "refs": 0}
         self._blobs = 0
-        self._parents: dict[CommitId, tuple[CommitId, ...]] = {}
+        self._ancestry = ancestry
         self._problems: list[str] = []
 
     def result(self) -> RebuildResult:
@@ -86,15 +89,16 @@ class _Rebuild:
     def _dropped(self) -> Iterator[CommitRow]:
         """Those of which only the header is left."""
         for row in list(self._index.drops.all()):
-            if row.id not in self._parents:
+            if row.id not in self._ancestry:
                 header = parse_head(row.head, row.id).header
-                self._parents[row.id] = header.parents
+                self._ancestry.add(row.id, header.parents)
                 yield CommitRow(row.id, tuple(edge.commit for edge in header.provenance), row.head)
 
     # Packs
 
     def packs(self, pool: ThreadPoolExecutor) -> None:
-        for stat, blobs in ahead(pool, self._pack, self._store.list("packs/"), 2 * PARALLEL):
+        spans = ahead(pool, self._span, self._store.list("packs/"), 2 * PARALLEL)
+        for (stat, _), blobs in ahead(pool, self._pack, spans, 2 * PARALLEL, _length, DIRECTORIES):
             if isinstance(blobs, Damaged):
                 self._problems.append(str(blobs))
             elif blobs is not None:
@@ -102,13 +106,25 @@ class _Rebuild:
                 self._places(container, blobs)
                 self._count("packs")
 
-    def _pack(self, stat: Stat) -> list[Blob] | Damaged | None:
-        """A pack's directory; None when it was deleted meanwhile."""
+    def _span(self, stat: Stat) -> _Span:
+        """Where a pack's directory lies."""
         name = stat.key.rpartition("/")[2]
         try:
             if _PACK_NAME.fullmatch(name) is None or container_key(bytes.fromhex(name)) != stat.key:
                 raise Damaged(f"{stat.key}: not the name of a pack")
-            blobs = read_directory(self._store, PackId(bytes.fromhex(name)), stat.size)
+            return directory_span(self._store, PackId(bytes.fromhex(name)), stat.size)
+        except Damaged as error:
+            return _named(stat.key, error)
+        except NotFound:
+            return None
+
+    def _pack(self, found: tuple[Stat, _Span]) -> list[Blob] | Damaged | None:
+        """A pack's directory."""
+        stat, span = found
+        if not isinstance(span, tuple):
+            return span
+        try:
+            blobs = read_directory_at(self._store, PackId(bytes.fromhex(stat.key.rpartition("/")[2])), *span)
             _check_places(stat.key, blobs, stat.size)
             if blobs and blobs[0].offset != len(HEAD):
                 raise Damaged(f"{stat.key}: the directory of its blobs is damaged")
@@ -121,8 +137,8 @@ class _Rebuild:
     def _places(self, container: bytes, blobs: Sequence[Blob]) -> None:
         """The chunks in a container may be shared from now on. Nodes may not: one to which nothing leads, as they lie
         beside others, may point to what was deleted, and nothing in the store says so for ever."""
-        chunks = [blob for blob in blobs if blob.kind == CHUNK]
-        self._index.add_places([PlaceRow(blob.id, container, blob.offset, blob.length) for blob in chunks])
+        chunks = (blob for blob in blobs if blob.kind == CHUNK)
+        self._index.add_places(PlaceRow(blob.id, container, blob.offset, blob.length) for blob in chunks)
         self._blobs += len(blobs)
 
     # Commits
@@ -135,7 +151,7 @@ class _Rebuild:
             elif found is not None:
                 commit, head = found
                 self._places(bytes.fromhex(commit.id), commit.hints.blobs)
-                self._parents[commit.id] = commit.header.parents
+                self._ancestry.add(commit.id, commit.header.parents)
                 rows.append(CommitRow(commit.id, tuple(edge.commit for edge in commit.header.provenance), head))
                 self._count("commits")
             if len(rows) >= _BATCH:
@@ -143,10 +159,10 @@ class _Rebuild:
                 rows = []
         rows += self._dropped()
         self._index.add_commits(rows)
-        for commit_id, parents in self._parents.items():
-            missing = [parent for parent in parents if parent not in self._parents]
-            self._problems += [f"commits/{commit_id}: its parent {parent} cannot be read" for parent in missing]
-        self._index.mark_complete(_complete(self._parents))
+        self._problems += (
+            f"commits/{commit}: its parent {parent} cannot be read" for commit, parent in self._ancestry.missing()
+        )
+        self._index.mark_complete(self._ancestry.complete())
 
     def _commit(self, stat: Stat) -> tuple[CommitObject, bytes] | Damaged | None:
         """A commit and its head; None when it was deleted meanwhile."""
@@ -181,7 +197,7 @@ class _Rebuild:
                 self._count("refs")
                 if kind is BranchHead:
                     heads.append((stat.key, etag, data))
-                if commit is not None and commit not in self._parents and not self._is_new(commit):
+                if commit is not None and commit not in self._ancestry and not self._is_new(commit):
                     self._problems.append(f"{stat.key}: its commit {commit} cannot be read")
         self._index.update_refs(heads, ())
 
@@ -221,18 +237,5 @@ def _named(key: str, error: Damaged) -> Damaged:
     return error if key in str(error) else Damaged(f"{key}: {error}")
 
 
-def _complete(parents: dict[CommitId, tuple[CommitId, ...]]) -> list[CommitId]:
-    """The commits all of whose ancestors are keys of `parents` (commit → its parents): Kahn's topological sort."""
-    children: dict[CommitId, list[CommitId]] = {}
-    waiting: dict[CommitId, int] = {}
-    for commit, above in parents.items():
-        waiting[commit] = len(above)
-        for parent in above:
-            children.setdefault(parent, []).append(commit)
-    done = [commit for commit, count in waiting.items() if count == 0]
-    for commit in done:  # grows while it is walked
-        for child in children.get(commit, ()):
-            waiting[child] -= 1
-            if waiting[child] == 0:
-                done.append(child)
-    return done
+def _length(found: tuple[Stat, _Span]) -> int:
+    return found[1][1] if isinstance(found[1], tuple) else 0

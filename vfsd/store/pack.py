@@ -87,9 +87,18 @@ def blobs_end(pack: bytes) -> int:
 
 def read_directory(store: ObjectStore, pack: PackId, size: int) -> list[Blob]:
     """What lies where in a pack of `size` bytes: two ranged reads."""
+    return read_directory_at(store, pack, *directory_span(store, pack, size))
+
+
+def directory_span(store: ObjectStore, pack: PackId, size: int) -> tuple[int, int]:
+    """Where the directory of a pack of `size` bytes begins, and its length: some 45 bytes a blob. One ranged read."""
     key = container_key(pack)
-    tail = store.get_range(key, max(size - _TAIL.size, 0), _TAIL.size)
-    start, length = _span(key, tail, size)
+    return _span(key, store.get_range(key, max(size - _TAIL.size, 0), _TAIL.size), size)
+
+
+def read_directory_at(store: ObjectStore, pack: PackId, start: int, length: int) -> list[Blob]:
+    """The second of the two reads. In memory a directory is some four times as long."""
+    key = container_key(pack)
     return _directory(key, store.get_range(key, start, length), start)
 
 
