@@ -16,8 +16,8 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from vfsd.model.entry import Chunk, Place
 from vfsd.model.errors import Damaged, VfsdError
 from vfsd.model.ids import ChunkId, PackId, hash_bytes
-from vfsd.store.api import ObjectStore
-from vfsd.store.blob import MAX_STORED, container_key, decode_blob
+from vfsd.store.api import ObjectStore, Plain
+from vfsd.store.blob import FRAME, MAX_STORED, RAW, container_key, decode_blob
 from vfsd.store.pack import CHUNK, Blob, parse_directory
 
 SMALL_ONES = 2  # small files of a pack that are read before all of it is
@@ -42,7 +42,7 @@ class Packs:
     """
 
     def __init__(
-        self, store: ObjectStore, lacks: Callable[[bytes], bool], keep: Callable[[list[tuple[Chunk, bytes]]], None],
+        self, store: ObjectStore, lacks: Callable[[bytes], bool], keep: Callable[[list[tuple[Chunk, Plain]]], None],
         pays: Callable[[], bool], window: int,
     ) -> None:
         self._store = store
@@ -107,9 +107,9 @@ class Packs:
         key = container_key(pack)
         try:
             data = self._read(key, offset // RANGE + 1)
-            batch: list[tuple[Chunk, bytes]] = []
+            batch: list[tuple[Chunk, Plain]] = []
             size = 0
-            for blob, plain in self._decoded(memoryview(data), parse_directory(key, data)):
+            for blob, plain in self._decoded(data, parse_directory(key, data)):
                 batch.append((Chunk(ChunkId(blob.id), len(plain), Place(pack, blob.offset, blob.length)), plain))
                 size += len(plain)
                 if size >= BATCH:
@@ -125,23 +125,45 @@ class Packs:
             with self._lock:
                 del self._coming[pack]
 
-    def _read(self, key: str, least: int) -> bytes:
+    def _read(self, key: str, least: int) -> _Ranges:
         """The whole pack, which has at least so many ranges, or nearly."""
-        def read(numbers: range) -> list[bytes]:
-            return list(self._ranges.map(lambda number: self._store.get_range(key, number * RANGE, RANGE), numbers))
+        def read(numbers: range) -> list[memoryview]:
+            return list(self._ranges.map(lambda number: self._store.get_large(key, number * RANGE, RANGE), numbers))
 
         parts = read(range(min(least, RANGES)))
         while len(parts[-1]) == RANGE:
             parts += read(range(len(parts), max(RANGES, len(parts) + 2)))
-        return b"".join(parts)
+        short = next(number for number, part in enumerate(parts) if len(part) < RANGE)
+        return _Ranges(parts[: short + 1])  # what was asked for behind its end is nothing
 
-    def _decoded(self, data: memoryview, blobs: list[Blob]) -> Iterator[tuple[Blob, bytes]]:
-        """The chunks that are lacking, and whole."""
+    def _decoded(self, data: _Ranges, blobs: list[Blob]) -> Iterator[tuple[Blob, Plain]]:
+        """The chunks that are lacking, and whole; those that are not compressed stay where they came."""
         for blob in blobs:
             if blob.kind == CHUNK and self._lacks(blob.id):
+                stored = data[blob.offset : blob.offset + blob.length]
                 try:
-                    plain = decode_blob(data[blob.offset : blob.offset + blob.length], MAX_STORED)
+                    plain = stored[FRAME:] if len(stored) and stored[0] == RAW else decode_blob(stored, MAX_STORED)
                 except Damaged:
                     continue
                 if hash_bytes(plain) == blob.id:
                     yield blob, plain
+
+
+class _Ranges:
+    """An object's bytes as they came: all parts but the last have RANGE."""
+
+    def __init__(self, parts: list[memoryview]) -> None:
+        self._parts = parts
+
+    def __len__(self) -> int:
+        return (len(self._parts) - 1) * RANGE + len(self._parts[-1])
+
+    def __getitem__(self, span: slice) -> memoryview:
+        start, end, _ = span.indices(len(self))
+        pieces = []
+        while start < end:
+            number, at = divmod(start, RANGE)
+            piece = self._parts[number][at : at + end - start]
+            pieces.append(piece)
+            start += len(piece)
+        return pieces[0] if len(pieces) == 1 else memoryview(b"".join(pieces))

@@ -25,6 +25,14 @@ Buffer = bytes | bytearray | memoryview  # bytes to be written
 Plain = bytes | memoryview  # bytes that were read
 
 
+class Sliced(Protocol):
+    """Bytes of an object, wherever they are. Slices may be asked for by several threads."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, span: slice, /) -> Buffer: ...
+
+
 class Stat(msgspec.Struct, frozen=True):
     """An object in a listing. size: bytes. modified: seconds since 1970, by the store's clock."""
 

@@ -15,7 +15,7 @@ import msgspec
 from vfsd.model.entry import Place
 from vfsd.model.errors import Damaged
 from vfsd.model.ids import PackId
-from vfsd.store.api import ObjectStore
+from vfsd.store.api import Buffer, ObjectStore, Sliced
 from vfsd.store.blob import container_key, decode_blob, encode_blob
 
 HEAD = b"VFSDPACK"
@@ -102,13 +102,13 @@ def read_directory_at(store: ObjectStore, pack: PackId, start: int, length: int)
     return _directory(key, store.get_range(key, start, length), start)
 
 
-def parse_directory(key: str, pack: bytes) -> list[Blob]:
+def parse_directory(key: str, pack: Sliced) -> list[Blob]:
     """What lies where in a whole pack; Damaged names it by `key`."""
     start, length = _span(key, pack[-_TAIL.size :], len(pack))
     return _directory(key, pack[start : start + length], start)
 
 
-def _span(key: str, tail: bytes, size: int) -> tuple[int, int]:
+def _span(key: str, tail: Buffer, size: int) -> tuple[int, int]:
     """Where the directory begins, and its length."""
     if len(tail) != _TAIL.size:
         raise Damaged(f"{key}: too short for a pack")
@@ -119,7 +119,7 @@ def _span(key: str, tail: bytes, size: int) -> tuple[int, int]:
     return start, length
 
 
-def _directory(key: str, stored: bytes, start: int) -> list[Blob]:
+def _directory(key: str, stored: Buffer, start: int) -> list[Blob]:
     try:
         blobs = _DIRECTORY.decode(decode_blob(stored, _MAX_DIRECTORY))
     except (msgspec.MsgspecError, Damaged) as error:

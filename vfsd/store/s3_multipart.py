@@ -13,12 +13,12 @@ import zlib
 from collections.abc import Iterator, Mapping
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from datetime import UTC, datetime, timedelta
-from typing import Any, Protocol
+from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
 from vfsd.model.errors import Unavailable
-from vfsd.store.api import Buffer, ETag
+from vfsd.store.api import Buffer, ETag, Sliced
 from vfsd.store.s3_client import parse_time
 from vfsd.store.s3_errors import Failure, classify
 from vfsd.store.s3_requests import Requests
@@ -28,14 +28,6 @@ PART = 16 << 20  # bytes of a part at most
 MOST_PARTS = 10_000  # that S3 takes
 AT_ONCE = 4  # parts of one object on their way
 TRIES = 3  # uploads of one object that somebody else aborts or removes
-
-
-class Content(Protocol):
-    """Bytes that are sent. Slices are asked for by several threads."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, span: slice, /) -> Buffer: ...
 
 
 class _Gone(Exception):
@@ -53,7 +45,7 @@ def checksum(kind: str, content: Buffer) -> dict[str, str]:
     return {}
 
 
-def upload(requests: Requests, url: str, key: str, content: Content, kind: str, extras: Mapping[str, str]) -> ETag:
+def upload(requests: Requests, url: str, key: str, content: Sliced, kind: str, extras: Mapping[str, str]) -> ETag:
     """Write the object `key` in parts. url: of the object, for messages. kind: of checksum. extras: parameters that
     say how the object is to be kept."""
     begin = {**extras, **({"ChecksumAlgorithm": "CRC32"} if kind == "crc32" else {})}
@@ -72,7 +64,7 @@ def upload(requests: Requests, url: str, key: str, content: Content, kind: str, 
 
 
 def _send_parts(
-    requests: Requests, url: str, target: Mapping[str, str], content: Content, kind: str
+    requests: Requests, url: str, target: Mapping[str, str], content: Sliced, kind: str
 ) -> list[dict[str, Any]]:
     count = min(MOST_PARTS, -(-len(content) // PART))
     size = -(-len(content) // count)
