@@ -16,7 +16,7 @@ import trio
 from vfsd.index.journal import BranchRow, JournalFile
 from vfsd.model.entry import Entry
 from vfsd.model.errors import InvalidArgument, NotCached, NotFound, ReadOnly, VfsdError
-from vfsd.model.ids import CommitId
+from vfsd.model.ids import SHORT, CommitId
 from vfsd.repo.content import ChunkSource
 from vfsd.repo.diff import Changed, diff
 from vfsd.repo.refs import Head, check_writable, kept_from_users
@@ -226,9 +226,9 @@ class LiveBranches:
             await live.woken.wait()
             live.woken = trio.Event()
             await self._wait_for_quiet(live)
-            if live.held is not None and not live.urgent:
-                continue
             live.urgent = False
+            if live.held is not None:
+                continue
             failed: Exception | None = None
             try:
                 await self.commit(live)
@@ -408,16 +408,26 @@ class LiveBranches:
         """Commit everything since the start as one commit."""
         self._need_transaction(live)
         committed = await self.commit(live, message)
+        self._end_transaction(live)
+        return committed
+
+    def _end_transaction(self, live: LiveBranch) -> None:
         self._journal.hold(live.row.id, None)
         live.held = None
-        return committed
+        live.woken.set()  # the committer has let pass by what was done meanwhile
 
     async def abort_transaction(self, live: LiveBranch) -> None:
         """Forget everything since the start: the head is the commit again, in an instant, and the kernel knows when
-        this returns. Open files keep their bytes until closed."""
+        this returns. Open files keep their bytes until closed. InvalidArgument when a `finish` that failed had made the
+        commit, Unavailable when that cannot be told."""
         self._check_writable(live)
         async with live.lock:
             self._need_transaction(live)
+            made = await self._settle(live)
+            if made is not None:
+                self._end_transaction(live)
+                commit = made.commit.id[:SHORT]
+                raise InvalidArgument(f"{live.name}: a finish that failed has committed it after all, as {commit}")
             old = live.tree
             self._journal.committed(live.row.id, old.last_record, live.head.commit or "")
             old.abandon()
