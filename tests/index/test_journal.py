@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
@@ -54,6 +55,20 @@ def test_a_number_is_never_used_twice(journal: JournalFile) -> None:
     last = journal.append(row.id, b"")
     journal.committed(row.id, last, "")
     assert journal.append(row.id, b"") > last
+
+
+def test_records_are_added_and_removed_by_several_threads(journal: JournalFile) -> None:
+    """A branch that is opened, in a thread, may have nothing in the journal but what is done."""
+    one, two = journal.branch("r", "one", ""), journal.branch("r", "two", "")
+    with ThreadPoolExecutor(1) as pool:
+        for _ in range(30):
+            done = journal.append(one.id, bytes(2 << 20))
+            opened = pool.submit(journal.committed, two.id, 0, "")
+            journal.committed(one.id, done, "commit")
+            last = journal.append(one.id, b"acknowledged")
+            opened.result()
+            assert journal.records(one.id) == [(last, b"acknowledged")]
+            journal.committed(one.id, last, "commit")
 
 
 @pytest.mark.parametrize("message", ["", "a message", "größer"])

@@ -12,6 +12,7 @@ import errno
 import logging
 import os
 import struct
+import threading
 from collections.abc import Callable, Iterator
 
 import xxhash
@@ -58,13 +59,14 @@ class _Segment:
 
 
 class JournalLog:
-    """The files in `folder`. One process writes; `sync` may run in any thread."""
+    """The files in `folder`. One process writes; safe from any thread."""
 
     def __init__(self, folder: str, is_done: Callable[[int, int], bool]) -> None:
         """is_done(branch, number): whether a commit holds the record, or nobody will ask for it."""
         os.makedirs(folder, mode=0o700, exist_ok=True)
         self._folder = folder
         self._is_done = is_done
+        self._lock = threading.Lock()  # of adding records and of removing files
         self._current: _Segment | None = None  # one that this process began: a torn record may end any other
         self._begun, self._begun_synced = 1, 0  # files that were made, at first by others; how many names are durable
         self.last = 0  # number of the last record
@@ -79,27 +81,28 @@ class JournalLog:
 
     def append(self, branch: int, data: bytes) -> int:
         """Add a record; its number. NoSpace leaves the journal as it was."""
-        segment = self._current
-        if segment is None or segment.size >= FULL:
-            segment = self._begin()
-        body = _HEAD.pack(self.last + 1, branch) + data
-        frame = _FRAME.pack(len(data), xxhash.xxh3_64_intdigest(body)) + body
-        self._current = None  # should it fail: what is behind half a record would be lost
-        try:
-            written = os.write(segment.fd, frame)
-        except OSError as error:
-            if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
-                raise
-            written = 0
-        if written != len(frame):
-            os.ftruncate(segment.fd, segment.size)
+        with self._lock:
+            segment = self._current
+            if segment is None or segment.size >= FULL:
+                segment = self._begin()
+            body = _HEAD.pack(self.last + 1, branch) + data
+            frame = _FRAME.pack(len(data), xxhash.xxh3_64_intdigest(body)) + body
+            self._current = None  # should it fail: what is behind half a record would be lost
+            try:
+                written = os.write(segment.fd, frame)
+            except OSError as error:
+                if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
+                    raise
+                written = 0
+            if written != len(frame):
+                os.ftruncate(segment.fd, segment.size)
+                self._current = segment
+                raise NoSpace(f"{segment.path}: the disk is full")
             self._current = segment
-            raise NoSpace(f"{segment.path}: the disk is full")
-        self._current = segment
-        segment.size += written
-        self.last += 1
-        segment.last[branch] = self.last
-        return self.last
+            segment.size += written
+            self.last += 1
+            segment.last[branch] = self.last
+            return self.last
 
     def records(self, branch: int) -> list[tuple[int, bytes]]:
         """(number, data) of a branch that are not done, in order. In any thread."""
@@ -115,23 +118,28 @@ class JournalLog:
         """Whether a branch has any that are not done."""
         return any(not self._is_done(branch, segment.last.get(branch, 0)) for segment in self._segments)
 
-    def removable(self) -> list[_Segment]:
-        """Files of which every record is done; the one that is appended to only once it has some size."""
-        done = [
-            segment
-            for segment in self._segments
-            if all(self._is_done(branch, number) for branch, number in segment.last.items())
-        ]
-        return [segment for segment in done if segment is not self._current or segment.size > SMALL]
+    def removable(self) -> list[tuple[_Segment, int]]:
+        """Files of which every record is done, and their sizes; the one that is appended to only once it has some."""
+        with self._lock:
+            done = [
+                segment
+                for segment in self._segments
+                if all(self._is_done(branch, number) for branch, number in segment.last.items())
+            ]
+            return [(one, one.size) for one in done if one is not self._current or one.size > SMALL]
 
-    def remove(self, segments: list[_Segment]) -> None:
-        """Remove files; that their records are done must be durable."""
-        for segment in segments:
-            self._segments.remove(segment)
-            if segment is self._current:
-                self._current = None
-            os.unlink(segment.path)
-            os.close(segment.fd)
+    def remove(self, files: list[tuple[_Segment, int]]) -> None:
+        """Remove files that were `removable`, but those that have more records by now; that all others are done must be
+        durable."""
+        with self._lock:
+            for segment, size in files:
+                if segment.size != size or segment not in self._segments:
+                    continue
+                self._segments.remove(segment)
+                if segment is self._current:
+                    self._current = None
+                os.unlink(segment.path)
+                os.close(segment.fd)
 
     def sync(self) -> None:
         """Make every record durable against a power cut. In any thread, in several at once too."""
