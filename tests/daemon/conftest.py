@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.daemon.program import Program
+from tests.stores import make_store
 
 
 @pytest.fixture
@@ -18,6 +19,6 @@ def bare(tmp_path: Path) -> Program:
 @pytest.fixture
 def vfsd(bare: Program) -> Program:
     """The command line on a store with the repo `texts`."""
-    bare.ok("init")
+    make_store(f"file://{bare.store}")
     bare.ok("repo", "create", "texts")
     return bare

@@ -11,6 +11,7 @@ import pytest
 from tests.daemon.program import Program
 from tests.mount.conftest import Mounted
 from tests.mount.test_namespace import wait_for
+from tests.stores import make_store
 
 KIB, MIB = 1 << 10, 1 << 20
 
@@ -21,7 +22,7 @@ def program(tmp_path: Path, s3_url: str) -> Program:
     vfsd = Program(tmp_path)
     vfsd.environ["VFSD_STORE"] = s3_url
     vfsd.file("config.toml", 'author = "tester@here"\ncache_disk = "16 MiB"\n')
-    vfsd.ok("init")
+    make_store(s3_url)
     vfsd.ok("repo", "create", "data")
     dice = random.Random(0)
     for number in range(60):
@@ -77,7 +78,7 @@ def test_a_daemon_reads_what_was_warmed_beside_it_and_goes_on_after_a_drop(s3_ur
     if not os.path.exists("/dev/fuse"):
         pytest.skip("/dev/fuse is not there: nothing can be mounted on this machine")
     node = Mounted(tmp_path, s3_url)
-    node.run("init")
+    make_store(s3_url)
     node.run("repo", "create", "data")
     large, other = (random.Random(seed).randbytes(8 * MIB) for seed in (1, 2))
     for name, content in (("large", large), ("other", other)):
@@ -87,11 +88,11 @@ def test_a_daemon_reads_what_was_warmed_beside_it_and_goes_on_after_a_drop(s3_ur
     try:
         assert node.facts("cache", "warm", "data/main/large")["brought"] == 8 * MIB
         assert (node.path / "data/main/large").read_bytes() == large
-        wait_for(lambda: node.facts("cache", "status")["hit_rate"] == 1.0, 60)
+        wait_for(lambda: node.facts("cache", "status")["hit_rate"] == 1.0)
         assert node.facts("cache", "drop")["used"] == 8 * MIB
         assert (node.path / "data/main/other").read_bytes() == other
         assert node.facts("cache", "status")["used"] >= 8 * MIB
-        wait_for(lambda: node.facts("cache", "status")["hit_rate"] < 0.9, 60)
+        wait_for(lambda: node.facts("cache", "status")["hit_rate"] < 0.9)
     finally:
         node.close()
 

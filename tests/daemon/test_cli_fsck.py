@@ -15,6 +15,7 @@ import pytest
 
 from tests import servers
 from tests.daemon.program import Program
+from tests.stores import make_store
 from vfsd.model.commit import encode
 from vfsd.model.ids import GlobalId, JobId
 from vfsd.model.job import JobState
@@ -144,7 +145,7 @@ def test_how_far_it_is_is_shown_on_a_terminal_only(filled: Program) -> None:
 def test_a_bucket_is_checked_in_the_same_way(s3_url: str, tmp_path: Path, seaweedfs: servers.S3Server) -> None:
     program = Program(tmp_path)
     program.environ["VFSD_STORE"] = s3_url
-    program.ok("init")
+    make_store(s3_url)
     program.ok("repo", "create", "texts")
     program.put("texts/main/a/big", BIG)
     program.put("texts/main/b", "b")
@@ -213,7 +214,7 @@ def test_a_node_whose_cache_has_the_bytes_repairs_the_bucket(
 ) -> None:
     program = Program(tmp_path)
     program.environ["VFSD_STORE"] = s3_url
-    program.ok("init")
+    make_store(s3_url)
     program.ok("repo", "create", "texts")
     program.put("texts/main/a/big", BIG)
     program.ok("cache", "warm", "texts/main")

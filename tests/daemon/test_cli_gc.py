@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.daemon.program import Program
+from tests.stores import make_store
 
 BIG = random.Random(1).randbytes(900_000)
 OTHER = random.Random(2).randbytes(900_000)
@@ -178,7 +179,7 @@ def test_a_run_that_is_killed_is_gone_on_with_by_the_next(filled: Program) -> No
 def test_a_bucket_is_collected_in_the_same_way(s3_url: str, tmp_path: Path) -> None:
     program = Program(tmp_path)
     program.environ["VFSD_STORE"] = s3_url
-    program.ok("init")
+    make_store(s3_url)
     program.ok("repo", "create", "texts")
     program.put("texts/main/a/big", BIG)
     program.ok("branch", "create", "texts/try", "--from", "main")

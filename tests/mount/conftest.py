@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from tests.stores import make_store
+
 QUIET_S = 0.2  # shorter than the default, so that tests wait less
 NEVER_S = 3600.0
 commits_by_itself = pytest.mark.parametrize("quiet_s", [QUIET_S], ids=[""])
@@ -103,7 +105,7 @@ def node(tmp_path: Path, quiet_s: float) -> Iterator[Mounted]:
     if not os.path.exists("/dev/fuse"):
         pytest.skip("/dev/fuse is not there: nothing can be mounted on this machine")
     found = Mounted(tmp_path, quiet_s=quiet_s)
-    found.run("init")
+    make_store(found.store)
     yield found
     found.close()
 

@@ -16,6 +16,7 @@ from tests import servers
 from tests.mount.conftest import Mounted
 from tests.mount.test_namespace import wait_for
 from tests.proxy import Mishap, Options, Proxy, proxy_to
+from tests.stores import make_store
 
 MIB = 1 << 20
 
@@ -42,7 +43,7 @@ def filled(seaweedfs: servers.S3Server, tmp_path_factory: pytest.TempPathFactory
         for name, value in (servers.CREDENTIALS | {"VFSD_S3_ENDPOINT": seaweedfs.endpoint}).items():
             patch.setenv(name, value)
         first = Mounted(folder / "first", found.url)
-        first.run("init")
+        make_store(found.url)
         first.run("repo", "create", "data")
         first.run("put", found.source, "data/main/set")
     return found

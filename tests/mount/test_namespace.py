@@ -140,7 +140,7 @@ def test_a_commit_made_elsewhere_shows_up_in_the_mount(mounted: Mounted, tmp_pat
     wait_for(lambda: sorted(os.listdir(live)) == ["mine", "new", "shared"])
 
 
-def wait_for(condition: Callable[[], object], seconds: float = 60.0) -> None:
+def wait_for(condition: Callable[[], object], seconds: float = 120.0) -> None:
     """Ask again until it holds, or fail. It does not hold where a file is not there: what comes to be in a mount may be
     looked at while it changes."""
     deadline = time.monotonic() + seconds

@@ -16,6 +16,7 @@ from tests.mount.conftest import Mounted
 from tests.mount.test_namespace import wait_for
 from tests.proxy import Mishap, Proxy, proxy_to
 from tests.servers import S3Server
+from tests.stores import make_store
 from vfsd.store.open import open_store
 
 PAGE = mmap.PAGESIZE
@@ -46,7 +47,7 @@ def pair(seaweedfs: S3Server, s3_url: str, tmp_path: Path, quiet_s: float) -> It
         del nodes[0].environ["VFSD_S3_ENDPOINT"]
         with (nodes[0].folder / "config.toml").open("a") as file:
             file.write(f's3_endpoint = "{proxy.endpoint}"\n')
-        nodes[1].run("init")
+        make_store(s3_url)
         nodes[1].run("repo", "create", "data")
         for node in nodes:
             stack.callback(node.close)

@@ -11,6 +11,7 @@ import pytest
 
 from tests.mount.conftest import Mounted
 from tests.mount.test_namespace import wait_for
+from tests.stores import make_store
 
 
 @pytest.fixture
@@ -19,7 +20,7 @@ def nodes(s3_url: str, tmp_path: Path) -> Iterator[tuple[Mounted, Mounted]]:
     if not os.path.exists("/dev/fuse"):
         pytest.skip("/dev/fuse is not there: nothing can be mounted on this machine")
     pair = Mounted(tmp_path / "one", s3_url), Mounted(tmp_path / "two", s3_url)
-    pair[0].run("init")
+    make_store(s3_url)
     try:
         for node in pair:
             node.mount()

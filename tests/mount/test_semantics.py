@@ -30,6 +30,7 @@ import pytest
 from tests.docs.pages import DOCS
 from tests.mount.conftest import NEVER_S, Mounted
 from tests.mount.test_namespace import wait_for
+from tests.stores import make_store
 from vfsd.daemon import control
 
 LARGE = 300_000  # bytes; more than a small file has
@@ -125,7 +126,7 @@ def make_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[...
         made.append(node)
         (node.folder / "config.toml").write_text(f"quiet_s = {quiet_s}\nmax_wait_s = {max_wait_s}\npoll_s = 0.2\n")
         if store is None:
-            node.run("init")
+            make_store(node.store)
         node.mount()
         return node
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.mount.conftest import Mounted
+from tests.stores import make_store
 
 
 def refused(mounted: Mounted, *words: str | Path) -> str:
@@ -125,7 +126,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def test_a_full_staging_disk_is_enospc_at_write_and_loses_nothing(small_disk: Path, tmp_path: Path) -> None:
     node = Mounted(tmp_path / "node")
     node.environ["VFSD_STATE_DIR"] = str(small_disk)
-    node.run("init")
+    make_store(node.store)
     try:
         node.mount()
         (node.path / "data").mkdir()
@@ -146,7 +147,7 @@ def test_a_full_staging_disk_is_enospc_at_write_and_loses_nothing(small_disk: Pa
 def test_a_full_state_disk_is_called_so(small_disk: Path, tmp_path: Path) -> None:
     node = Mounted(tmp_path / "node")
     node.environ["VFSD_STATE_DIR"] = str(small_disk)
-    node.run("init")
+    make_store(node.store)
     with (small_disk / "rest").open("wb", buffering=0) as file, pytest.raises(OSError):
         while True:
             file.write(bytes(4096))
@@ -156,7 +157,7 @@ def test_a_full_state_disk_is_called_so(small_disk: Path, tmp_path: Path) -> Non
 
 def test_a_full_store_is_said_and_the_commit_is_made_when_there_is_room(small_disk: Path, tmp_path: Path) -> None:
     node = Mounted(tmp_path / "node", f"file://{small_disk}/store")
-    node.run("init")
+    make_store(node.store)
     ballast = small_disk / "ballast"
     try:
         node.mount()

@@ -16,6 +16,7 @@ import pytest
 
 from tests.mount.conftest import Mounted
 from tests.pipeline.rooms import needs_sandbox
+from tests.stores import make_store
 from vfsd.model.errors import InvalidArgument
 from vfsd.model.glob import Glob
 from vfsd.model.spec_reader import parse_specs
@@ -99,7 +100,7 @@ SPECS = [
 def ran(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mounted]:
     """A node whose pipelines, `SPECS`, have all run."""
     node = Mounted(tmp_path_factory.mktemp("examples"))
-    node.run("init")
+    make_store(node.store)
     node.mount()
     for repo, files in (("texts", TEXTS), ("labels", LABELS)):
         write(node, repo, files)
@@ -264,7 +265,7 @@ def test_names_that_have_a_meaning_and_names_that_are_taken_are_refused() -> Non
 def fresh(tmp_path: Path) -> Iterator[Mounted]:
     """A mounted node with the two repos."""
     node = Mounted(tmp_path)
-    node.run("init")
+    make_store(node.store)
     node.mount()
     write(node, "texts", TEXTS)
     write(node, "labels", LABELS)
