@@ -27,6 +27,7 @@ from vfsd.repo.repository import Repository, now_ns
 from vfsd.repo.rescue import UNKNOWN, Local
 from vfsd.repo.tree import walk
 from vfsd.store.blob import read_chunk
+from vfsd.store.faulty import FaultyStore
 from vfsd.store.memory import MemoryStore
 from vfsd.store.pack import CHUNK, NODE, parse_directory
 
@@ -143,6 +144,33 @@ def test_tree_nodes_come_back_from_the_index_of_any_node_that_read_them(
     steps, work = repair(repository)
     assert steps and work.lost == []
     whole(store, tmp_path, all_files())
+
+
+@pytest.mark.parametrize("moved", [False, True])
+def test_what_lies_below_a_lost_node_is_looked_for_and_not_read(
+    repository: Repository, store: MemoryStore, tmp_path: Path, moved: bool
+) -> None:
+    if moved:
+        for _ in range(2):
+            compact(repository, below=1.1)
+        content(repository)
+    (lost,) = packs(store, NODE)
+    (kept,) = packs(store, CHUNK)
+    store.delete(lost)
+    data = store.get(kept)[0]
+    store.put(kept, data[:300_000])
+    faulty = FaultyStore(store)
+    node = node_on(faulty, tmp_path / "index")
+    with closing(node.index):
+        findings = Findings()
+        fsck(node, lambda problem: None, findings=findings)
+        faulty.requests.clear()
+        work = Repair(node, findings, nothing, lambda step: None, dry_run=True)
+        work.run()
+    ranges = [request for request in faulty.requests if request.key == kept and request.kind != "stat"]
+    assert len(ranges) <= 1, "to mend it, and not a chunk at a time"
+    beyond = [blob for blob in parse_directory(kept, data) if blob.offset + blob.length > 300_000]
+    assert {blob.id for blob in work.lost} == {blob.id for blob in beyond}
 
 
 def test_a_look_changes_nothing_and_says_the_same(repository: Repository, store: MemoryStore) -> None:

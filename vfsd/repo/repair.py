@@ -27,6 +27,7 @@ from vfsd.repo.marking import COMMIT
 from vfsd.repo.mend_commits import CommitMending
 from vfsd.repo.mending import Mending, Step
 from vfsd.repo.node_walk import decoded_node
+from vfsd.repo.presence import Presence
 from vfsd.repo.refs import global_key, nonce
 from vfsd.repo.repository import Repository, now_ns
 from vfsd.repo.rescue import UNKNOWN, Local, Rescue, place_of, scan
@@ -50,6 +51,7 @@ class Repair:
         self._repository = repository
         self._findings = findings
         self._mending = Mending(without_maps(repository.store), tell, dry_run=dry_run)
+        self._presence = Presence(self._mending.store)
         self._rescue = Rescue(self._mending.store, repository.index, local)
         self._commits = CommitMending(repository, self._rescue, self._mending)
         self._rewinding = Rewinding(repository, self._mending, self._commits.mended, asked=rewind)
@@ -129,7 +131,7 @@ class Repair:
 
     def _lost_below(self, node: Node) -> Iterator[BadBlob]:
         for _, chunk in chunks(node):
-            if not self._can_be_read(chunk.place):
+            if not self._presence.has(chunk.place):
                 yield BadBlob(CHUNK, chunk.id, chunk.place, chunk.size)
         for ref in pointers_of(node)[1]:
             try:
@@ -138,13 +140,6 @@ class Repair:
                 yield BadBlob(NODE, ref.id, ref.place, 0)
             else:
                 yield from self._lost_below(below)
-
-    def _can_be_read(self, place: Place) -> bool:
-        try:
-            read_stored(self._repository.store, place)
-        except Damaged:
-            return False
-        return True
 
     def _container(self, container: bytes, bad: list[BadBlob]) -> None:
         """Put what can be had in its place, in an object that is there or, by a map, in a new one."""
