@@ -12,7 +12,7 @@ from tests.repo.parts import commit, open_repository, put
 from vfsd.model.errors import NotFound, Unavailable
 from vfsd.model.location import parse_location
 from vfsd.repo.repository import Repository, now_ns
-from vfsd.store.faulty import FaultyStore, Request
+from vfsd.store.faulty import Fault, FaultyStore, Request
 from vfsd.store.memory import MemoryStore
 
 
@@ -155,6 +155,28 @@ def test_a_branch_that_cannot_be_made_is_not_taken_from_who_moved_it_meanwhile(
     with closing(other.index), pytest.raises(NotFound):
         other.create_branch("r", "try", going.commit.id, now_ns())
     assert [branch for _, branch, _ in repository.refs.branches()] == ["main"]
+
+
+@pytest.mark.parametrize("undone", [True, False])
+def test_an_outage_is_not_taken_for_a_deletion(
+    repository: Repository, store: MemoryStore, tmp_path: Path, undone: bool
+) -> None:
+    made = commit(repository, {(b"a",): b"1"})
+    assert made is not None
+    away = False
+
+    def plan(request: Request) -> Fault | None:
+        nonlocal away
+        away = away or (request.kind == "get" and request.key == "gc/state")
+        broken = request.key == "gc/state" or (away and not undone)
+        return Fault.FAIL if broken else None
+
+    late = node_on(FaultyStore(store, plan), tmp_path / "late")
+    with closing(late.index), pytest.raises(Unavailable) as caught:
+        late.create_branch("r", "try", made.commit.id, now_ns())
+    assert "the store did not answer" in str(caught.value)
+    assert ("nothing was made" in str(caught.value)) == undone
+    assert ("try" in [branch for _, branch, _ in repository.refs.branches()]) != undone
 
 
 def test_uploads_of_others_in_the_bucket_are_left_alone(repository: Repository, store: MemoryStore) -> None:

@@ -79,6 +79,10 @@ def _is_put_back(state: GcState, known: Standing) -> bool:
     return state.version < known.version or (state.version == known.version and state.nonce != known.nonce)
 
 
+class BeingDeleted(Unavailable):
+    """What somebody wants to share is being deleted, or may be: it has to be stored anew."""
+
+
 class Pointers:
     """What a writer's nodes point to and it did not store itself. own: packs that it stored. begun: when it began, by
     `since_boot`. For one thread."""
@@ -224,7 +228,7 @@ class Guard:
 
     def keep_history(self, history: Iterable[tuple[bytes, Ref | None]]) -> None:
         """After a ref was made that was not there: have what is condemned of a history stay, of which each commit is
-        given by its id and its tree, the newest first. Unavailable when that is being deleted: then take the ref back.
+        given by its id and its tree, the newest first. BeingDeleted: then take the ref back.
         """
         self.refresh()
         headers: list[Blob] = []
@@ -333,8 +337,8 @@ class Guard:
             state = state.with_list(verdict)
         return state
 
-    def _deleted(self) -> Unavailable:
+    def _deleted(self) -> BeingDeleted:
         """The error, with everything forgotten that might have led there: nodes in memory may be copies from trees that
         were dropped, which point elsewhere than the live ones."""
         self._nodes.clear()
-        return Unavailable(_DELETED)
+        return BeingDeleted(_DELETED)

@@ -28,7 +28,7 @@ from vfsd.model.commit import (
     encode,
 )
 from vfsd.model.entry import Entry, Ref, directory, same
-from vfsd.model.errors import AlreadyExists, Conflict, Damaged, InvalidArgument, NotFound, Unavailable
+from vfsd.model.errors import AlreadyExists, Conflict, Damaged, InvalidArgument, NotFound, Unavailable, VfsdError
 from vfsd.model.ids import SHORT, CommitId, GlobalId, JobId, hash_bytes
 from vfsd.model.location import Location
 from vfsd.model.rev import HEAD
@@ -37,7 +37,7 @@ from vfsd.repo.commit_object import CommitObject, build, parse_head
 from vfsd.repo.commits import Commits, commit_key
 from vfsd.repo.containers import Containers
 from vfsd.repo.gather import is_full
-from vfsd.repo.guard import Guard
+from vfsd.repo.guard import BeingDeleted, Guard
 from vfsd.repo.holds import Holds
 from vfsd.repo.nodes import InlineNodes, Nodes
 from vfsd.repo.observations import Observations, store_observation
@@ -217,11 +217,20 @@ class Repository:
                 for found in self.commits.log(commit)
                 if self.drops.find(found.id) is None
             )
-        except (Unavailable, Damaged) as error:
+        except BeingDeleted:
             undo()
             what = f"commit {commit[:SHORT]} is being deleted by `vfsd gc`, because no ref led to it"
-            raise NotFound(f"{what} ({error})") from None
-        except NotFound:
+            raise NotFound(what) from None
+        except Unavailable as error:
+            try:
+                undo()
+            except VfsdError:
+                left = "what was made is there, and what it leads to may be deleted: make it again, or delete it"
+            else:
+                left = "nothing was made"
+            what = f"it is not known whether commit {commit[:SHORT]} is being deleted by `vfsd gc`"
+            raise Unavailable(f"{what}, because the store did not answer; {left} ({error})") from None
+        except VfsdError:
             undo()
             raise
 
