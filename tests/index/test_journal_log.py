@@ -48,9 +48,9 @@ def test_a_torn_end_takes_only_what_it_tore(
         assert all_of(log) == written
 
 
-@given(records=records, place=st.floats(0, 1, exclude_max=True))
-def test_a_flipped_bit_ends_the_file_there(
-    tmp_path_factory: pytest.TempPathFactory, records: list[tuple[int, bytes]], place: float
+@given(records=records, place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
+def test_a_flipped_bit_takes_only_the_record_that_it_is_in(
+    tmp_path_factory: pytest.TempPathFactory, records: list[tuple[int, bytes]], place: float, bit: int
 ) -> None:
     folder = tmp_path_factory.mktemp("log")
     with closing(opened(folder)) as log:
@@ -58,14 +58,31 @@ def test_a_flipped_bit_ends_the_file_there(
     (path,) = folder.iterdir()
     data = bytearray(path.read_bytes())
     at = int(place * len(data))
-    data[at] ^= 1
+    data[at] ^= 1 << bit
     path.write_bytes(data)
-    ends, end = [], 0
-    for _, _, record in written:
-        end += 24 + len(record)
-        ends.append(end)
+    kept, end = [], 0
+    for one in written:
+        begin, end = end, end + 24 + len(one[2])
+        if not begin <= at < end:
+            kept.append(one)
     with closing(opened(folder)) as log:
-        assert all_of(log) == written[: sum(end <= at for end in ends)]
+        assert all_of(log) == kept
+
+
+def test_what_is_lost_of_a_damaged_file_is_said_and_no_number_comes_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with closing(opened(tmp_path)) as log:
+        for number in range(6):
+            log.append(1, b"%d" % number * 100)
+    (path,) = tmp_path.iterdir()
+    data = bytearray(path.read_bytes())
+    data[124 + 50 : 2 * 124 + 50] = bytes(124)
+    path.write_bytes(data)
+    with closing(opened(tmp_path)) as log:
+        assert [number for number, _ in log.records(1)] == [1, 4, 5, 6]
+        assert log.append(2, b"next") == 7
+    assert f"{path}: damaged from byte 124 to 372: 2 changes are lost" in caplog.text
 
 
 def test_files_go_once_all_that_is_in_them_is_in_commits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,8 +2,8 @@
 
     record = length of data: u32, xxh3-64 of what follows: u64, number: u64, branch: u32, data        (little-endian)
 
-A record that was written whole survives the end of this process, and after `sync` that of the machine. One that a power
-cut has torn ends its file: nothing behind it was synced. Files are removed once every record in them is done.
+A record that was written whole survives the end of this process, and after `sync` that of the machine. What cannot be
+read is passed over, up to the next whole record. Files are removed once every record in them is done.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ FULL = 16 << 20  # bytes at which another file is begun
 SMALL = 1 << 20  # bytes up to which a file with nothing left in it is gone on with
 _FRAME = struct.Struct("<IQ")
 _HEAD = struct.Struct("<QI")
+_SMALLEST = _FRAME.size + _HEAD.size
 _READ = 1 << 20
 
 
@@ -40,22 +41,39 @@ class _Segment:
     def records(self, end: int | None = None) -> Iterator[tuple[int, int, bytes, int]]:
         """(number, branch, data, where it ends) of the whole records in order, up to byte `end`."""
         at, start, data = 0, 0, b""  # `data` begins at byte `start`, the next record at `start + at`
+        last, there = 0, os.fstat(self.fd).st_size
         while end is None or start + at < end:
-            length = _FRAME.size + _HEAD.size
+            length = _SMALLEST
             if len(data) - at >= _FRAME.size:
                 length += _FRAME.unpack_from(data, at)[0]
-            if len(data) - at < length:
-                more = os.pread(self.fd, max(_READ, length), start + len(data))
-                if not more:
-                    return
-                data, start, at = data[at:] + more, start + at, 0
+            is_whole = start + at + length <= there
+            if is_whole and len(data) - at < length:
+                data, start, at = os.pread(self.fd, max(_READ, length), start + at), start + at, 0
                 continue
             body = data[at + _FRAME.size : at + length]
-            if xxhash.xxh3_64_intdigest(body) != _FRAME.unpack_from(data, at)[1]:
-                return
+            if not is_whole or xxhash.xxh3_64_intdigest(body) != _FRAME.unpack_from(data, at)[1]:
+                resumed = self._resumed(start + at, last)
+                if resumed is None:
+                    return
+                data, start, at = b"", resumed, 0
+                continue
             at += length
-            number, branch = _HEAD.unpack_from(body)
-            yield number, branch, body[_HEAD.size :], start + at
+            last, branch = _HEAD.unpack_from(body)
+            yield last, branch, body[_HEAD.size :], start + at
+
+    def _resumed(self, at: int, last: int) -> int | None:
+        """Where the next whole record begins behind byte `at`, at which none does; None when there is none. last: the
+        number of the one before, 0 for none. Numbers are given without a gap, so hardly any other bytes look right."""
+        data = os.pread(self.fd, max(0, os.fstat(self.fd).st_size - at), at)
+        highest = (last or int(os.path.basename(self.path), 16)) + len(data) // _SMALLEST + 1
+        for place in range(1, min(len(data) - _SMALLEST + 1, len(data.rstrip(b"\0")))):
+            number, _ = _HEAD.unpack_from(data, place + _FRAME.size)
+            if last < number <= highest:
+                length, digest = _FRAME.unpack_from(data, place)
+                body = data[place + _FRAME.size : place + _SMALLEST + length]
+                if len(body) == _HEAD.size + length and xxhash.xxh3_64_intdigest(body) == digest:
+                    return at + place
+        return None
 
 
 class JournalLog:
@@ -72,8 +90,13 @@ class JournalLog:
         self.last = 0  # number of the last record
         self._segments = [_Segment(os.path.join(folder, name)) for name in sorted(os.listdir(folder))]
         for segment in self._segments:
-            for number, branch, _, end in segment.records():
-                self.last = segment.last[branch] = number
+            before = 0
+            for number, branch, data, end in segment.records():
+                begin = end - len(data) - _SMALLEST
+                if begin != segment.size:
+                    what = f"{number - before - 1} changes" if before else "some changes"
+                    log.error("%s: damaged from byte %d to %d: %s are lost", segment.path, segment.size, begin, what)
+                self.last = segment.last[branch] = before = number
                 segment.size = end
             torn = os.fstat(segment.fd).st_size - segment.size
             if torn:
