@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import random
 import threading
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from itertools import accumulate
 from pathlib import Path
@@ -21,7 +22,7 @@ from vfsd.cache.chunk_cache import ChunkCache
 from vfsd.index.index import Index, PlaceRow
 from vfsd.model.entry import Chunk, Place
 from vfsd.model.errors import Damaged, Unavailable
-from vfsd.model.ids import ChunkId
+from vfsd.model.ids import ChunkId, PackId
 from vfsd.store.blob import container_key
 from vfsd.store.counting import CountingStore
 from vfsd.store.faulty import Fault, FaultyStore, Request
@@ -338,3 +339,25 @@ def test_damage_in_a_large_request_is_told_to_who_reads_it_and_nobody_else(index
         assert all(is_right(chunk, cache.get(chunk)) for chunk in chunks if chunk is not chunks[7])
         with pytest.raises(Damaged):
             cache.get(chunks[7])
+
+
+def test_a_long_warm_up_holds_few_requests_in_memory() -> None:
+    counts = []
+
+    class Cache:
+        def bring(self, run: Sequence[Chunk], *, warm: bool = False) -> Fetched:
+            if run[0].place.offset % (1 << 30) == 0 and run[0].size == 2:
+                counts.append(sum(isinstance(one, Future) for one in gc.get_objects()))
+            return Fetched(len(run), 1, 1)
+
+    many = 20_000
+    far = (
+        Chunk(ChunkId(number.to_bytes(32, "big")), 1 + (number % 1000 == 0), Place(PackId(bytes(16)), number << 30, 20))
+        for number in range(many)
+    )
+    fetch = BulkFetch(Cache())
+    try:
+        assert fetch.fetch(far).chunks == many
+    finally:
+        fetch.close()
+    assert counts and max(counts) < 5000

@@ -7,6 +7,7 @@ bound of memory.
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from operator import attrgetter
@@ -26,6 +27,7 @@ GAP = 512 << 10  # bytes that nobody wants, but that take less time than another
 PLAIN = 4 * RANGE  # bytes that they may be once they are decompressed
 THREADS = 8  # requests at once
 BUDGET = 256 << 20  # bytes in memory at once, stored and decoded together
+QUEUED = 1024  # requests that wait or are under way, of one caller
 _WHERE = attrgetter("place.container", "place.offset")
 AT_ONCE = 1 << 16  # chunks that are put in order together, or fewer that have BUDGET bytes
 
@@ -158,7 +160,8 @@ class BulkFetch:
         since the last time, present ones included, from any thread but never from two at once. Damaged chunks are
         among the result's problems; Unavailable and AccessDenied are raised, after what was under way.
         """
-        done: list[Future[Fetched]] = []
+        under_way: deque[Future[Fetched]] = deque()
+        fetched = Fetched()
         lock = threading.Lock()
         failed = threading.Event()
 
@@ -186,13 +189,17 @@ class BulkFetch:
                     break
                 future = self._pool.submit(bring, run)
                 future.add_done_callback(lambda _, cost=cost: self._budget.give(cost))  # type: ignore[misc]
-                done.append(future)
+                under_way.append(future)
+                while len(under_way) > QUEUED or under_way[0].done():
+                    fetched += under_way.popleft().result()
+                    if not under_way:
+                        break
         except BaseException:
             failed.set()
             raise
         finally:
-            wait(done)
-        return sum((future.result() for future in done), Fetched())
+            wait(under_way)
+        return sum((future.result() for future in under_way), fetched)
 
     def close(self) -> None:
         """Wait for what is under way, and end the threads."""
