@@ -119,7 +119,7 @@ async def answer_once(port: int) -> bytes:
     while True:
         try:
             return await answer(port)
-        except OSError:
+        except (OSError, trio.BrokenResourceError):
             await trio.sleep(0.01)
 
 
