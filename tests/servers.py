@@ -43,7 +43,7 @@ def put_alone(response):
 S3Response.put_object = put_alone
 main(sys.argv[1:])
 """
-READY_WITHIN = 60.0  # seconds
+READY_WITHIN = 240.0  # seconds
 GRACE = 1.0  # seconds between SIGTERM and SIGKILL: SeaweedFS may take half a minute otherwise
 
 
@@ -157,7 +157,7 @@ def _ready(name: str, port: int, running: subprocess.Popen[bytes], log: Path) ->
         aws_access_key_id=ACCESS_KEY,
         aws_secret_access_key=SECRET_KEY,
         config=Config(
-            retries={"total_max_attempts": 1}, s3={"addressing_style": "path"}, connect_timeout=2, read_timeout=10
+            retries={"total_max_attempts": 1}, s3={"addressing_style": "path"}, connect_timeout=10, read_timeout=60
         ),
     )
     deadline = time.monotonic() + READY_WITHIN

@@ -61,7 +61,7 @@ def client_of(endpoint: str, secret: str = SECRET_KEY) -> Any:
         aws_secret_access_key=secret,
         config=Config(
             retries={"total_max_attempts": 1}, s3={"addressing_style": "path"}, max_pool_connections=16,
-            connect_timeout=5, read_timeout=30,
+            connect_timeout=30, read_timeout=120,
         ),
     )  # fmt: skip
 
@@ -310,7 +310,7 @@ def echo() -> Iterator[Proxy]:
 
 def test_chunked_bodies_pass_and_the_connection_goes_on(echo: Proxy) -> None:
     data = secrets.token_bytes(1_000_000)
-    with closing(http.client.HTTPConnection(*address(echo), timeout=30)) as connection:
+    with closing(http.client.HTTPConnection(*address(echo), timeout=120)) as connection:
         for size in (1_000_000, 1, 0, 70_000):
             pieces = [data[at : min(at + 64_000, size)] for at in range(0, size, 64_000)]
             connection.request("PUT", "/bucket/key", iter(pieces), encode_chunked=True)
@@ -326,22 +326,22 @@ def test_chunked_bodies_pass_and_the_connection_goes_on(echo: Proxy) -> None:
 
 def test_whoever_asks_for_leave_to_send_a_body_gets_the_servers_word(echo: Proxy) -> None:
     head = b"%s /bucket/key HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nExpect: 100-continue\r\n\r\n"
-    with socket.create_connection(address(echo), timeout=30) as granted:
+    with socket.create_connection(address(echo), timeout=120) as granted:
         granted.sendall(head % b"PUT")
         assert granted.recv(100).startswith(b"HTTP/1.1 100 ")
         granted.sendall(b"3\r\nabc\r\n0\r\n\r\n")
         assert granted.makefile("rb").read(12) == b"HTTP/1.1 200"
-    with socket.create_connection(address(echo), timeout=30) as impatient:
+    with socket.create_connection(address(echo), timeout=120) as impatient:
         impatient.sendall(head % b"PUT" + b"3\r\nabc\r\n0\r\n\r\n")
         impatient.shutdown(socket.SHUT_WR)
         assert b"\r\nabc\r\n" in impatient.makefile("rb").read()
-    with socket.create_connection(address(echo), timeout=30) as refused:
+    with socket.create_connection(address(echo), timeout=120) as refused:
         refused.sendall(head % b"POST")
         assert refused.makefile("rb").read().startswith(b"HTTP/1.1 403 ")
 
 
 def test_a_refusal_that_comes_before_the_body_is_passed_on(echo: Proxy) -> None:
-    with closing(http.client.HTTPConnection(*address(echo), timeout=30)) as connection:
+    with closing(http.client.HTTPConnection(*address(echo), timeout=120)) as connection:
         connection.putrequest("POST", "/bucket/key")
         connection.putheader("Content-Length", "50000000")
         connection.endheaders()

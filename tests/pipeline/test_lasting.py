@@ -17,7 +17,7 @@ from tests.pipeline.workshop import Workshop, spec
 from tests.servers import free_ports
 from vfsd.model.job import DatumCounts, JobState
 from vfsd.model.pipeline_spec import Pipeline, PipelineSpec
-from vfsd.pipeline import lasting_run
+from vfsd.pipeline import door, lasting_run
 from vfsd.pipeline.ledger import LedgerReader, job_datums
 from vfsd.pipeline.records import JobRecord
 from vfsd.pipeline.registry import PipelineState
@@ -42,6 +42,12 @@ while True:
 def served(port: dict[str, Any], cmd: str = SERVER, **more: Any) -> PipelineSpec:
     transform = {"cmd": ["sh", "-c", cmd], "env": {"PORT": str(port["internal_port"])}, **more}
     return spec(glob="/", service=port, transform=transform)
+
+
+@pytest.fixture(autouse=True)
+def visitors_are_patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who comes while a command is begun waits until it listens, however long that takes."""
+    monkeypatch.setattr(door, "PATIENCE_S", 600.0)
 
 
 @pytest.fixture

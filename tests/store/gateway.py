@@ -108,7 +108,7 @@ class _Handler(BaseHTTPRequestHandler):
     do_GET = do_PUT = do_HEAD = do_DELETE = do_POST = _handle  # noqa: N815
 
     def _ask(self, target: str, headers: dict[str, str], body: bytearray) -> Answer:
-        with contextlib.closing(http.client.HTTPConnection(self.server.upstream, timeout=30)) as upstream:
+        with contextlib.closing(http.client.HTTPConnection(self.server.upstream, timeout=120)) as upstream:
             upstream.request(self.command, target, body or None, headers)
             answer = upstream.getresponse()
             content = answer.read()
