@@ -42,7 +42,8 @@ def test_a_file_of_a_newer_vfsd_is_refused(tmp_path: Path) -> None:
 
 
 def test_every_column_has_its_meaning_written_beside_it() -> None:
-    steps = (schema.INDEX_1, schema.INDEX_2, schema.INDEX_3, schema.INDEX_4, schema.INDEX_5, schema.JOURNAL_1)
+    steps = [getattr(schema, name) for name in vars(schema) if re.fullmatch(r"(INDEX|JOURNAL)_\d+", name)]
+    assert len(steps) == schema.INDEX_VERSION + schema.JOURNAL_VERSION
     for statement in (statement for step in steps for statement in step):
         if "CREATE TABLE" not in statement:
             continue

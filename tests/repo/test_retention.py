@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import TypeVar
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.repo.collecting import HOUR, age, blobs, check, content, gc, keys, much, node_on
-from tests.repo.parts import commit, put
+from tests.repo.parts import commit, make_branch, put
 from vfsd.model.commit import Provenance
 from vfsd.model.errors import InvalidArgument, NotFound, Refused
 from vfsd.model.ids import CommitId
@@ -211,6 +211,9 @@ def test_between_two_commits_are_those_that_are_neither(repository: Repository) 
     assert between(repository, made[0], made[4]) == [made[3], made[1]]
     with pytest.raises(InvalidArgument, match="is no ancestor of"):
         between(repository, made[4], made[0])
+    let_go(repository, made[0], made[1])
+    assert between(repository, made[1], made[4]) == [made[3]]
+    assert between(repository, None, made[4]) == [made[3]]
 
 
 # Rules
@@ -291,6 +294,50 @@ def test_a_plan_keeps_what_rules_refs_and_youth_keep(repository: Repository) -> 
     assert again.drop == [] and list(again.keep) == [made[5], made[4], made[1]]
     gc(repository)
     check(repository)
+
+
+def test_looking_again_costs_what_is_left_and_what_is_new(repository: Repository) -> None:
+    made = [
+        one.commit.id for number in range(150) if (one := commit(repository, {(b"a",): b"%d" % number})) is not None
+    ]
+    Rules(repository.store).set("r", None, KeepRules(last=5), now=1, author="a")
+
+    def looked() -> tuple[int, list[CommitId]]:
+        statements: list[str] = []
+        repository.index.file.connection.set_trace_callback(statements.append)
+        (one,) = plan(repository, now_ns(), min_age_s=0)
+        repository.index.file.connection.set_trace_callback(None)
+        return len(statements), one.drop
+
+    first, going = looked()
+    assert going == made[-6::-1]
+    let_go(repository, *going)
+    looked()
+    again, going = looked()
+    assert going == [] and again < first / 5
+    assert between(repository, None, made[-1]) == made[-2:-6:-1]
+    commit(repository, {(b"a",): b"new"})
+    last, going = looked()
+    assert going == [made[-5]] and last < first / 5
+
+
+@settings(max_examples=20, deadline=None)
+@given(rounds=st.lists(st.tuples(st.integers(0, 3), st.sets(st.integers(0, 12), max_size=6)), max_size=6))
+def test_a_history_less_what_was_dropped_is_the_same_however_often_it_was_looked_at(
+    tmp_path_factory: pytest.TempPathFactory, rounds: list[tuple[int, set[int]]]
+) -> None:
+    with closing(node_on(MemoryStore(), tmp_path_factory.mktemp("node") / "index")) as repository:
+        make_branch(repository)
+        made: list[CommitId] = []
+        for new, gone in rounds:
+            for _ in range(new):
+                one = commit(repository, {(b"a",): b"%d" % len(made)})
+                assert one is not None
+                made.append(one.commit.id)
+            let_go(repository, *(made[number] for number in sorted(gone) if number < len(made)))
+            for start in made[-1:] + made[:1] + made[len(made) // 2 :][:1]:
+                found = [one.id for one in repository.commits.undropped(start)]
+                assert found == [one.id for one in repository.commits.log(start) if not repository.drops.find(one.id)]
 
 
 def test_a_branch_s_own_rules_go_first_and_decide_on_its_own_commits_alone(repository: Repository) -> None:

@@ -73,7 +73,7 @@ class Index:
         with self.file.write() as db:
             for table in (
                 "nodes", "places", "commits", "provenance", "refs", "verdicts", "condemned", "pardons", "gc_state",
-                "drops",
+                "drops", "skips",
             ):  # fmt: skip
                 db.execute(f"DELETE FROM {table}")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite_utils
 from sqlite_utils.migrations import Migrations
 
-from vfsd.index.schema import INDEX_1, INDEX_2, INDEX_3, INDEX_4, INDEX_5, JOURNAL_1
+from vfsd.index.schema import INDEX_1, INDEX_2, INDEX_3, INDEX_4, INDEX_5, INDEX_6, JOURNAL_1
 
 index_migrations = Migrations("vfsd.index")
 journal_migrations = Migrations("vfsd.journal")
@@ -38,6 +38,12 @@ def _index_gc_state(db: sqlite_utils.Database) -> None:
 @index_migrations(name="0005_put_back")
 def _index_put_back(db: sqlite_utils.Database) -> None:
     for statement in INDEX_5:
+        db.execute(statement)
+
+
+@index_migrations(name="0006_skips")
+def _index_skips(db: sqlite_utils.Database) -> None:
+    for statement in INDEX_6:
         db.execute(statement)
 
 

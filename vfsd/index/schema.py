@@ -6,7 +6,7 @@ that was released is never edited: a change is a new step and a new version.
 
 from __future__ import annotations
 
-INDEX_VERSION = 5  # PRAGMA user_version of a file that has seen every step
+INDEX_VERSION = 6  # PRAGMA user_version of a file that has seen every step
 JOURNAL_VERSION = 1
 
 INDEX_1 = (
@@ -157,6 +157,15 @@ INDEX_5 = (
     "INSERT INTO gc_state SELECT version, number, '', 0 FROM gc_state_4",
     "DROP TABLE gc_state_4",
     "PRAGMA user_version = 5",
+)
+
+INDEX_6 = (
+    """
+    CREATE TABLE skips (        -- commits behind which some were dropped, along first parents
+        id    TEXT PRIMARY KEY,     -- commit id, 64 hex digits
+        older TEXT NOT NULL         -- its newest ancestor that was not dropped when that was looked at; empty for none
+    ) WITHOUT ROWID""",
+    "PRAGMA user_version = 6",
 )
 
 JOURNAL_1 = (

@@ -180,7 +180,7 @@ def _stand(db: Connection, standing: Standing) -> None:
 
 def _forget(db: Connection) -> None:
     """What lies where, and what was read of commits."""
-    for table in ("places", "nodes", "commits", "provenance", "job_datums"):
+    for table in ("places", "nodes", "commits", "provenance", "job_datums", "skips"):
         db.execute(f"DELETE FROM {table}")
 
 
@@ -211,6 +211,17 @@ class Drops:
         """What is known of a commit that was dropped; None for another."""
         row = self._file.one("SELECT id, time, author, reason, head FROM drops WHERE id = ?", (commit,))
         return None if row is None else DropRow(*row)
+
+    def older(self, commit: CommitId) -> str | None:
+        """The newest ancestor that was not dropped when that was looked at, empty for none; None where nobody did, or
+        where it is the parent."""
+        row = self._file.one("SELECT older FROM skips WHERE id = ?", (commit,))
+        return None if row is None else row[0]
+
+    def add_older(self, found: Iterable[tuple[CommitId, str]]) -> None:
+        """Remember (commit, that ancestor)."""
+        with self._file.write() as db:
+            db.executemany("INSERT OR REPLACE INTO skips (id, older) VALUES (?, ?)", found)
 
     def with_prefix(self, prefix: str, limit: int) -> list[CommitId]:
         """Up to `limit` dropped commits whose ids begin with `prefix`."""

@@ -99,6 +99,37 @@ class Commits:
             if current is not None and self._index.commit(current) is None:
                 self._load_all(commit.ancestors)
 
+    def undropped(self, start: CommitId) -> Iterator[CommitObject]:
+        """The same without those that were dropped. Costs what is left of a history, and what was dropped of it since
+        it was looked at last: what is behind a run of dropped commits is remembered."""
+        current: CommitId | None = start
+        before, is_far = start, False  # the last one that was not dropped, or the start; whether it is not the parent
+        skips: list[tuple[CommitId, str]] = []
+        while current is not None:
+            commit = self.get(current)
+            if self.drops.find(current) is None:
+                if is_far:
+                    skips.append((before, current))
+                yield commit
+                before, is_far = current, False
+            else:
+                is_far = True
+            current = self._next_undropped(commit)
+        if is_far:
+            skips.append((before, ""))
+        if skips:
+            self._index.drops.add_older(skips)
+
+    def _next_undropped(self, commit: CommitObject) -> CommitId | None:
+        """What is to be looked at behind a commit."""
+        older = self._index.drops.older(commit.id)
+        if older is not None:
+            return CommitId(older) if older else None
+        parents = commit.header.parents
+        if parents and self._index.commit(parents[0]) is None:
+            self._load_all(commit.ancestors)
+        return parents[0] if parents else None
+
     def leads_to(self, start: CommitId, commit: CommitId) -> bool:
         """Whether a commit is `start` or one of its ancestors along first parents. Reads back to its time, no further:
         no commit is older than its parent."""

@@ -175,9 +175,13 @@ def between(repository: Repository, older: CommitId | None, newer: CommitId) -> 
     """The commits behind `older` (None: from the first one) and before `newer`, along first parents, the newest first,
     without those that were dropped. InvalidArgument when `older` is no ancestor of `newer`."""
     found: list[CommitId] = []
-    for commit in repository.commits.log(newer):
+    commits = repository.commits
+    since = None if older is None else commits.get(older).header.time
+    for commit in commits.undropped(newer) if older is None else commits.log(newer):
         if commit.id == older:
             return found
+        if since is not None and commit.header.time < since:
+            break  # no commit is older than its parent
         if commit.id != newer and repository.drops.find(commit.id) is None:
             found.append(commit.id)
     if older is not None:
@@ -248,8 +252,8 @@ def _plan_branch(
     head = repository.refs.head(repo, branch).commit
     own = [
         (commit.id, commit.header.time)
-        for commit in (() if head is None else repository.commits.log(head))
-        if commit.header.branch not in others and repository.drops.find(commit.id) is None
+        for commit in (() if head is None else repository.commits.undropped(head))
+        if commit.header.branch not in others
     ]
     ruled = kept(own, rules)
     keep: dict[CommitId, list[str]] = {}
