@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import random
+import resource
 import tempfile
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -219,6 +221,23 @@ async def test_a_store_that_is_away_meanwhile_costs_nothing(branch: Branch) -> N
     branch.write(node, 0, data[: 2 * MIB])
     await until(lambda: len(tried) > 0)
     branch.store.plan = no_faults
+    branch.write(node, 2 * MIB, data[2 * MIB :])
+    await branch.close(node)
+    assert branch.committed(b"f") == data
+
+
+async def test_a_process_without_descriptors_to_spare_costs_nothing(branch: Branch) -> None:
+    data, node = os.urandom(3 * MIB), branch.open(b"f")
+    branch.write(node, 0, data[: MIB // 2])
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    spare = os.open("/", os.O_RDONLY)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (spare, before[1]))
+    try:
+        branch.write(node, MIB // 2, data[MIB // 2 : 2 * MIB])
+        await trio.testing.wait_all_tasks_blocked()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+        os.close(spare)
     branch.write(node, 2 * MIB, data[2 * MIB :])
     await branch.close(node)
     assert branch.committed(b"f") == data

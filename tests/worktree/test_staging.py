@@ -345,6 +345,19 @@ def test_a_staging_file_that_was_cut_short_is_an_error_not_zeros() -> None:
         staging.close()
 
 
+def test_nothing_is_written_to_a_file_whose_segment_was_cut_short() -> None:
+    with small_limits() as folder:
+        staging = Staging(folder)
+        file = StagedFile(staging)
+        file.write(0, b"x" * 50)
+        place = file.store()
+        assert place is not None
+        os.truncate(os.path.join(folder, place.name), 20)
+        with pytest.raises(Refused, match="cut short"):
+            file.write(30, b"y")
+        staging.close()
+
+
 def test_bytes_that_the_disk_refuses_are_kept_until_it_takes_them() -> None:
     with small_limits() as folder:
         staging = Staging(folder)
@@ -361,6 +374,42 @@ def test_bytes_that_the_disk_refuses_are_kept_until_it_takes_them() -> None:
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         assert whole(file) == b"x" * 1000 + b"y" * 500
+        staging.close()
+
+
+def test_a_file_that_the_disk_refuses_from_its_first_byte_on_leaves_nothing() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        staging = Staging(folder)
+        file = StagedFile(staging)
+        file.write(0, b"a" * 1000)
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        descriptors = len(os.listdir("/proc/self/fd"))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
+        try:
+            for _ in range(3):
+                with pytest.raises(OSError, match="large"):
+                    file.write(1000, b"b" * staged_module.SMALL)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        assert os.listdir(folder) == [] and len(os.listdir("/proc/self/fd")) == descriptors
+        file.write(1000, b"b" * staged_module.SMALL)
+        assert whole(file) == b"a" * 1000 + b"b" * staged_module.SMALL
+        staging.close()
+
+
+def test_files_for_which_there_is_no_descriptor_are_not_counted() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        staging = Staging(folder, files=3)
+        before = resource.getrlimit(resource.RLIMIT_NOFILE)
+        with open("/dev/null", "rb") as last:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (last.fileno(), before[1]))
+            try:
+                for _ in range(4):
+                    with pytest.raises(OSError, match="open files"):
+                        staging.new_file()
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, before)
+        assert staging.has_room(1)
         staging.close()
 
 

@@ -82,11 +82,14 @@ class Early:
                 await self._end(branch, flush=False)
 
     async def _step(self, branch: _Branch, file: StagedFile) -> None:
-        beginning, fd = file.beginning, file.duplicate()
-        if beginning is None or fd < 0:
+        beginning, fd = file.beginning, -1
+        if beginning is None:
             return
         chunks: list[Chunk] = []
         try:
+            fd = file.duplicate()
+            if fd < 0:
+                return
             start, end = beginning.begin_step(file.size)
             writer = branch.writer = branch.writer or self._repository.writer()
             chunker = self._repository.chunker
@@ -98,7 +101,8 @@ class Early:
             _left(error)
             await self._end(branch, flush=False)
         finally:
-            os.close(fd)
+            if fd >= 0:
+                os.close(fd)
         beginning.end_step(chunks)
         if chunks:
             beginning.wrote(file.size, file.size)

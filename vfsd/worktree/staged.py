@@ -151,11 +151,16 @@ class StagedFile:
         """Have the bytes in memory or in a file of its own."""
         self._settle()
         if self._in_segment:
-            self._memory = bytearray(os.pread(self._fd, self.size, self._offset))
+            self._memory = bytearray(self.read_written(0, self.size))
             self._leave_storage()
         if self._memory is not None and end > SMALL:
-            self._name, self._fd = self._staging.new_file()
-            write_all(self._fd, self._memory, 0)
+            name, fd = self._staging.new_file()
+            try:
+                write_all(fd, self._memory, 0)
+            except OSError:
+                self._staging.give_back(name, fd)
+                raise
+            self._name, self._fd = name, fd
             self._staging.grew(self._name, len(self._memory))
             self._memory = None
             if self._staging.on_growth is not None:

@@ -150,9 +150,10 @@ class Staging:
     def new_file(self) -> tuple[str, int]:
         """(name, descriptor) of a fresh staging file."""
         name = f"f{next(self._numbers)}"
+        fd = os.open(self.path(name), os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         self._sizes[name] = 0
-        self._made += 1
-        return name, os.open(self.path(name), os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        self._made += 1  # not before it is there: a sync of names in between would count it
+        return name, fd
 
     def has(self, stored: Stored) -> bool:
         """Whether the bytes that a journal record names are there."""
