@@ -75,6 +75,10 @@ class JournalFile:
         of the machine. NoSpace."""
         return self._log.append(branch, record)
 
+    def has_records(self, branch: int) -> bool:
+        """Whether a branch has any."""
+        return self._log.has_records(branch)
+
     def records(self, branch: int) -> list[tuple[int, bytes]]:
         """(number, record) in order."""
         return self._log.records(branch)

@@ -18,9 +18,8 @@ from vfsd.model.entry import Entry
 from vfsd.model.errors import InvalidArgument, NotCached, NotFound, ReadOnly, VfsdError
 from vfsd.model.ids import SHORT, CommitId
 from vfsd.repo.content import ChunkSource
-from vfsd.repo.diff import Changed, diff
 from vfsd.repo.refs import Head, check_writable, kept_from_users
-from vfsd.repo.repository import Committed, Repository, empty_root
+from vfsd.repo.repository import Committed, Repository
 from vfsd.repo.writer import BlobWriter
 from vfsd.worktree.adopt import Stale, adopt
 from vfsd.worktree.branch import CommitTiming, LiveBranch, Outcome
@@ -28,11 +27,11 @@ from vfsd.worktree.early import Early
 from vfsd.worktree.freeze import Storer, as_before, forget_unused, freeze, keep_records, summary, thaw
 from vfsd.worktree.left import discard
 from vfsd.worktree.node import WorkNode
+from vfsd.worktree.opening import move, open_branch, rebased
 from vfsd.worktree.others import Settled, Settling, remember
-from vfsd.worktree.replay import replay
 from vfsd.worktree.room import Room
 from vfsd.worktree.staging import Staging
-from vfsd.worktree.tries import Tries, landed, tries_in
+from vfsd.worktree.tries import Tries, landed
 from vfsd.worktree.worktree import Worktree
 
 log = logging.getLogger(__name__)
@@ -108,30 +107,14 @@ class LiveBranches:
         return list(self._live.values())
 
     def _open(self, repo: str, branch: str) -> None:
-        """Blocks: read the head, bring the journal's changes back, and follow the head to where it is now."""
-        head = self._repository.refs.head(repo, branch)
-        row = self._journal_row(head)
-        base = self._root(CommitId(row.base) if row.base else None)
-        tree = self._tree(row, base, next(self._numbers))
-        tree.read_only = kept_from_users(repo, branch, head.head)
-        live = LiveBranch(row, head, base, tree)
-        at = row.base
-
-        def follow(commit: str) -> None:
-            nonlocal at
-            root, changes = self._move(live.base, CommitId(commit) if commit else None)
-            remember(live.others, adopt(tree, root, changes, frozenset()).left)
-            live.base, at = root, commit
-
-        records = replay(tree, follow)
-        live.done = 0 if records else tree.last_record
-        if (head.commit or "") != at:
-            follow(head.commit or "")
-            self._rebased(live)
-        self._staging.opened(row.id)
-        tree.on_change = live.changed
-        if records:
-            log.info("%s: %d changes of an earlier run brought back", live.name, records)
+        """Blocks."""
+        live, changes = open_branch(
+            self._repository, self._journal, repo, branch, lambda row, base: self._tree(row, base, next(self._numbers))
+        )
+        self._staging.opened(live.row.id)
+        live.tree.on_change = live.changed
+        if changes:
+            log.info("%s: %d changes of an earlier run brought back", live.name, changes)
             live.first_change = 0.0
             live.urgent = live.held is None
         self._opened[repo, branch] = live
@@ -143,23 +126,6 @@ class LiveBranches:
             journal=self._journal, staging=self._staging, numbers=self._numbers, number=number,
             on_change=lambda: None,
         )  # fmt: skip
-
-    def _journal_row(self, head: Head) -> BranchRow:
-        """The journal's row of a branch. A commit that was made when the last run ended is known from then on."""
-        row = self._journal.branch(head.repo, head.branch, head.commit or "")
-        tries = tries_in(self._journal.records(row.id))
-        commit = landed(self._repository.commits, head.commit, CommitId(row.base), tries)
-        if commit is None:
-            return row
-        self._journal.committed(row.id, tries[commit], commit)
-        return self._journal.branch(head.repo, head.branch, commit)
-
-    def _root(self, commit: CommitId | None) -> Entry:
-        return empty_root() if commit is None else self._repository.commits.get(commit).root
-
-    def _move(self, base: Entry, commit: CommitId | None) -> tuple[Entry, list[Changed]]:
-        root = self._root(commit)
-        return root, list(diff(self._repository.nodes, base, root))
 
     # Following the branch
 
@@ -199,21 +165,12 @@ class LiveBranches:
             if head.commit == live.head.commit:
                 live.head = head
                 return
-            root, changes = await trio.to_thread.run_sync(self._move, live.base, head.commit)
+            root, changes = await trio.to_thread.run_sync(move, self._repository, live.base, head.commit)
             stale = adopt(live.tree, root, changes, frozenset())
             remember(live.others, stale.left)
             live.base, live.head = root, head
-            self._rebased(live)
+            rebased(self._journal, live)
         self._on_stale(stale)
-
-    def _rebased(self, live: LiveBranch) -> None:
-        """Let the journal know that the head is over another commit now. Records that are in it were made on the one
-        before, and are brought back on that."""
-        commit = live.head.commit or ""
-        if live.tree.last_record > live.done:
-            live.tree.rebased(commit)
-        else:
-            self._journal.committed(live.row.id, 0, commit)
 
     # Committing
 
@@ -370,7 +327,7 @@ class LiveBranches:
     def _outcome(
         self, live: LiveBranch, tries: Tries, head: Head, committed: Committed | None, settled: Settled | None = None
     ) -> Outcome:
-        root, changes = self._move(live.base, head.commit)
+        root, changes = move(self._repository, live.base, head.commit)
         changes += as_before(self._repository.nodes, root, tries.frozen, changes)
         if tries.settling is not None:
             changes += tries.settling.removed(root)
