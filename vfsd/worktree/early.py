@@ -93,9 +93,12 @@ class Early:
             start, end = beginning.begin_step(file.size)
             writer = branch.writer = branch.writer or self._repository.writer()
             chunker = self._repository.chunker
-            chunks = await trio.to_thread.run_sync(
-                lambda: chunker.cut_on(lambda offset, size: os.pread(fd, size, offset), start, end, writer)
-            )
+
+            def read(offset: int, size: int) -> bytes:
+                trio.from_thread.check_cancelled()
+                return os.pread(fd, size, offset)
+
+            chunks = await trio.to_thread.run_sync(chunker.cut_on, read, start, end, writer)
         except Exception as error:
             # Also what nobody foresaw: the filesystem beside must not end with it.
             _left(error)

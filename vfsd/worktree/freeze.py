@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 
@@ -20,6 +20,7 @@ from vfsd.repo.content import ChunkSource, read_content
 from vfsd.repo.diff import Changed
 from vfsd.repo.nodes import NodeSource
 from vfsd.repo.tree import Change, Path, Sub, apply, find
+from vfsd.worktree.disk import nothing
 from vfsd.worktree.node import WorkNode
 from vfsd.worktree.records import Attributes
 from vfsd.worktree.runs import Run
@@ -119,13 +120,18 @@ def _file(node: WorkNode, frozen: Frozen) -> FrozenFile | None:
 
 
 class Storer:
-    """Turns a freeze into changes of a tree; every staged file is cut and stored once."""
+    """Turns a freeze into changes of a tree; every staged file is cut and stored once. check: called before each read,
+    and may raise to have this end."""
 
-    def __init__(self, chunker: Chunker, sink: BlobSink, nodes: NodeSource, chunks: ChunkSource) -> None:
+    def __init__(
+        self, chunker: Chunker, sink: BlobSink, nodes: NodeSource, chunks: ChunkSource,
+        check: Callable[[], None] = nothing,
+    ) -> None:
         self._chunker = chunker
         self._sink = sink
         self._nodes = nodes
         self._chunks = chunks
+        self._check = check
         self._contents: dict[int, Content] = {}
 
     def changes(self, frozen: Frozen) -> Sub:
@@ -176,6 +182,7 @@ class Storer:
             return read_content(self._nodes, self._chunks, content, offset, size)
 
         def read(offset: int, size: int) -> bytes:
+            self._check()
             return file.read(offset, size, read_base)
 
         if file.base is None:

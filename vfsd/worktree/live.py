@@ -293,7 +293,8 @@ class LiveBranches:
             self._journal.sync()  # else what a power cut leaves would be committed over what others did since
 
         try:
-            storer = Storer(repository.chunker, writer, repository.nodes, self._chunks)
+            check = trio.from_thread.check_cancelled  # a large file may take longer than anybody waits
+            storer = Storer(repository.chunker, writer, repository.nodes, self._chunks, check)
             settling = Settling(repository.nodes, live.base, tries.frozen, storer.changes(tries.frozen), live.others)
             tries.settling = settling
             committed = repository.commit(
