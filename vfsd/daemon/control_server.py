@@ -18,6 +18,7 @@ from vfsd.model.errors import VfsdError
 log = logging.getLogger(__name__)
 Handler = Callable[[Facts], Awaitable[Any]]
 MAX_LINE = 1 << 20
+RETRY_S = 0.1  # seconds until a command is looked for again while there is no descriptor for it
 _CREDENTIALS = struct.Struct("3i")  # process, user, group
 
 
@@ -42,8 +43,20 @@ async def serve(path: str, handlers: dict[str, Handler]) -> None:
         peer = stream.socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
         await _answer(stream, handlers, _CREDENTIALS.unpack(peer)[0])
 
-    async with trio.open_nursery() as nursery:
-        await trio.serve_listeners(answer, [trio.SocketListener(listener)], handler_nursery=nursery)
+    is_told = False
+    with listener:
+        async with trio.open_nursery() as nursery:
+            while True:
+                try:
+                    connection, _ = await listener.accept()
+                except OSError as error:
+                    if not is_told:
+                        log.error("no descriptor is left to answer commands with, trying on: %s", error.strerror)
+                    is_told = True
+                    await trio.sleep(RETRY_S)
+                else:
+                    is_told = False
+                    nursery.start_soon(answer, trio.SocketStream(connection))
 
 
 async def _answer(stream: trio.SocketStream, handlers: dict[str, Handler], pid: int) -> None:
