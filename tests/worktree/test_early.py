@@ -6,6 +6,7 @@ import os
 import random
 import resource
 import tempfile
+import threading
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -19,12 +20,14 @@ from tests.repo.collecting import gc
 from tests.repo.parts import SMALL_CHUNKS, Blobs
 from tests.worktree.parts import Committing, committing
 from vfsd.model.entry import Chunk, Kind
+from vfsd.repo import writer
 from vfsd.repo.chunker import Chunker
 from vfsd.repo.chunklist import content_of, iter_chunks
 from vfsd.repo.tree import find
 from vfsd.store.blob import read_chunk
 from vfsd.store.faulty import Fault, FaultyStore, Request, no_faults
 from vfsd.store.memory import MemoryStore
+from vfsd.store.pack import CHUNK
 from vfsd.worktree import beginning, early, staged
 from vfsd.worktree.node import WorkNode
 from vfsd.worktree.staged import StagedFile
@@ -222,6 +225,32 @@ async def test_a_store_that_is_away_meanwhile_costs_nothing(branch: Branch) -> N
     await until(lambda: len(tried) > 0)
     branch.store.plan = no_faults
     branch.write(node, 2 * MIB, data[2 * MIB :])
+    await branch.close(node)
+    assert branch.committed(b"f") == data
+
+
+async def test_a_pack_that_could_not_be_stored_early_fails_no_commit(
+    branch: Branch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unmounting tries once."""
+    monkeypatch.setitem(writer.PACK_SIZE, CHUNK, MIB)
+    monkeypatch.setattr(early, "IDLE_S", 3600)
+    failed, go_on = threading.Event(), threading.Event()
+
+    def away(request: Request) -> Fault | None:
+        if not request.key.startswith("packs/"):
+            return None
+        failed.set()
+        go_on.wait(30)
+        return Fault.FAIL
+
+    branch.store.plan = away
+    data, node = os.urandom(3 * MIB // 2), branch.open(b"f")
+    branch.write(node, 0, data)
+    await trio.to_thread.run_sync(failed.wait)
+    await trio.testing.wait_all_tasks_blocked()
+    go_on.set()
+    branch.store.plan = no_faults
     await branch.close(node)
     assert branch.committed(b"f") == data
 

@@ -294,6 +294,11 @@ class BlobWriter:
         for blob in pack.blobs:
             self._new.pop(blob.id, None)
 
+    def wait(self) -> None:
+        """Wait until the packs that are under way are durable."""
+        with self._lock:
+            self._uploads.wait(0)
+
     # Ending
 
     def flush(self) -> None:

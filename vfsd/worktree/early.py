@@ -52,10 +52,16 @@ class Early:
         branch.woken.set()
 
     async def take(self, number: int) -> BlobWriter:
-        """The writer that a commit of this branch is to go on with, and to close."""
+        """The writer that a commit of this branch is to go on with, and to close: what it has sent so far has come."""
         branch = self._branches.get(number)
         if branch is not None:
             async with branch.lock:
+                if branch.writer is not None:
+                    try:
+                        await trio.to_thread.run_sync(branch.writer.wait)
+                    except Exception as error:
+                        _left(error)
+                        await self._end(branch, flush=False)
                 writer, branch.writer = branch.writer, None
             if writer is not None:
                 return writer
