@@ -198,3 +198,22 @@ def test_a_read_only_mount_commits_nothing_of_an_earlier_run(mounted: Mounted) -
     assert "read-only" in refused(mounted, "commit", "finish", "data/main")
     mounted.umount()
     assert mounted.facts("log", "data/main") == []
+
+
+def test_a_journal_that_cannot_be_synced_at_unmounting_keeps_what_there_is(node: Mounted) -> None:
+    for name in ("one", "two"):
+        node.run("repo", "create", name)
+    node.mount()
+    for name in ("one", "two"):
+        (node.path / name / "main/f").write_bytes(name.encode())
+    (journal,) = (node.folder / "state").glob("*/journal")
+    away = journal.with_name("away")
+    journal.rename(away)
+    node.run("umount", node.path, check=False)
+    away.rename(journal)
+    assert "unexpected" not in node.log()
+    assert all(f"{name}/main: not committed" in node.log() for name in ("one", "two"))
+    node.mount()
+    for name in ("one", "two"):
+        assert (node.path / name / "main/f").read_bytes() == name.encode()
+        assert node.run("commit", f"{name}/main")

@@ -255,8 +255,12 @@ class Daemon:
                     continue
                 try:
                     await self._live.commit(live)
-                except VfsdError as error:
-                    log.error("%s: not committed, stays in the journal: %s", live.name, error)
+                except Exception as error:
+                    # Also what nobody foresaw: the other branches are committed all the same.
+                    foreseen = isinstance(error, VfsdError | OSError)
+                    log.error(
+                        "%s: not committed, stays in the journal: %s", live.name, error, exc_info=not foreseen
+                    )
         if scope.cancelled_caught:
             log.error("not everything was committed in %d s; the next mount goes on", LAST_COMMIT_S)
 
