@@ -29,8 +29,11 @@ class Buffers:
         least = max(SMALLEST, 1 << (size - MORE - 1).bit_length()) if size > MORE else SMALLEST
         with self._lock:
             fitting = (piece for piece in self._pieces if least <= len(piece) - HUGE <= LARGER * least)
-            found = next(filter(_is_free, sorted(fitting, key=len)), None) or self._make(least)
-            return memoryview(found)[:size]
+            found = next(filter(_is_free, sorted(fitting, key=len)), None)
+            view = memoryview(found or self._make(least))[:size]
+        if found is None:
+            _touch(view)
+        return view
 
     def _make(self, size: int) -> mmap.mmap:
         """A new piece; those of other sizes that nobody uses go."""
@@ -51,6 +54,13 @@ def room(view: memoryview) -> int:
 def whole_pages(view: memoryview) -> memoryview:
     """The beginning of a piece up to the end of the last page that a view of its beginning has."""
     return memoryview(view.obj)[: -(-len(view) // PAGE) * PAGE]
+
+
+def _touch(view: memoryview) -> None:
+    """Have the first page there. A huge page may take milliseconds, and who touches it first is the standard library,
+    which copies what it has read along with an answer's head, and holds the interpreter's lock meanwhile."""
+    with open("/dev/zero", "rb", buffering=0) as zeros:
+        zeros.readinto(view[:1])
 
 
 def _is_free(piece: mmap.mmap) -> bool:
