@@ -124,7 +124,7 @@ def test_a_large_file_is_on_its_way_before_it_is_closed(fresh: Mounted, proxy: P
     with target.open("wb", buffering=0) as file:
         for at in range(0, 80 * MIB, MIB):
             file.write(data[at : at + MIB])
-        wait_for(lambda: proxy.counts().of("PUT", "packs").up > 32 * MIB, 60)
+        wait_for(lambda: proxy.counts().of("PUT", "packs").up > 32 * MIB)
         for at in range(80 * MIB, 100 * MIB, MIB):
             file.write(data[at : at + MIB])
         file.seek(0)

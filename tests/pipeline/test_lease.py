@@ -193,7 +193,7 @@ async def test_a_restart_need_not_wait_for_its_own_predecessor(shop: Workshop) -
         silence(running)
     assert len(list(shop.store.list("runners/"))) == 1
     shop.put({"b": "2"})
-    with trio.fail_after(30):
+    with trio.fail_after(120):
         async with shop.service(users=ROOT, life_s=1000) as running:
             await running.job()
     assert not list(shop.store.list("runners/"))
