@@ -255,6 +255,34 @@ async def test_a_pack_that_could_not_be_stored_early_fails_no_commit(
     assert branch.committed(b"f") == data
 
 
+async def test_a_branch_that_is_deleted_while_a_commit_waits_for_a_step_leaves_no_writer(
+    branch: Branch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`vfsd gc` would spare all that is younger than that for as long as the daemon runs."""
+    monkeypatch.setitem(writer.PACK_SIZE, CHUNK, MIB)
+    monkeypatch.setattr(early, "IDLE_S", 3600)
+    begun, go_on = threading.Event(), threading.Event()
+
+    def wait(request: Request) -> None:
+        if request.key.startswith("packs/"):
+            begun.set()
+            go_on.wait(30)
+
+    branch.store.plan = wait
+    node = branch.open(b"f")
+    branch.write(node, 0, os.urandom(3 * MIB // 2))
+    branch.live.tree.make(branch.live.tree.root, b"d", Kind.DIR, 0o755, 0, 0)
+    await trio.to_thread.run_sync(begun.wait)
+    await until(lambda: node.file is not None and node.file.beginning is not None and node.file.beginning.stored > 0)
+    with trio.CancelScope() as scope:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(branch.branches.commit, branch.live)
+            await trio.testing.wait_all_tasks_blocked()
+            scope.cancel()
+            go_on.set()
+    assert not branch.is_writing
+
+
 async def test_a_process_without_descriptors_to_spare_costs_nothing(branch: Branch) -> None:
     data, node = os.urandom(3 * MIB), branch.open(b"f")
     branch.write(node, 0, data[: MIB // 2])

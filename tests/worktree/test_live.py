@@ -92,6 +92,7 @@ async def test_a_commit_that_nobody_waits_for_any_more_ends_before_a_large_file_
             tree.write(node, at * MIB, os.urandom(MIB))
         tree.flushed(node)
         tree.released(node, write=True)
+        await trio.testing.wait_all_tasks_blocked()  # the committer waits for quiet
         store.plan = wait
         with trio.CancelScope() as scope:
             async with trio.open_nursery() as nursery:

@@ -242,7 +242,12 @@ class LiveBranches:
             keep_records(live.tree, frozen)
             live.unsettled = tries = Tries(self._journal, live.row, frozen)
             writer = await self._early.take(live.row.id)
-            outcome = await trio.to_thread.run_sync(self._store, live, tries, message or live.held or "", writer)
+            try:
+                outcome = await trio.to_thread.run_sync(self._store, live, tries, message or live.held or "", writer)
+            except trio.Cancelled:  # perhaps before it was begun, which ends the writer otherwise
+                with trio.CancelScope(shield=True):
+                    await trio.to_thread.run_sync(writer.close)
+                raise
         except BaseException:
             live.first_change = live.first_change or trio.current_time()
             if live.unsettled is not None and not live.unsettled.commits:
