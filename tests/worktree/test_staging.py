@@ -413,6 +413,25 @@ def test_files_for_which_there_is_no_descriptor_are_not_counted() -> None:
         staging.close()
 
 
+def test_a_copy_has_the_bytes_that_the_disk_refused_at_first() -> None:
+    """Else neither it nor a commit of it could be read any more."""
+    with small_limits() as folder:
+        staging = Staging(folder)
+        file = StagedFile(staging)
+        file.write(0, b"x" * 1000)
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+        try:
+            file.write_behind(1000, b"y" * 500)()
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        with pytest.raises(NotCached) as missing:
+            file.successor()
+        missing.value.load()
+        assert whole(file.successor()) == b"x" * 1000 + b"y" * 500
+        staging.close()
+
+
 def test_what_is_written_over_zeros_counts_against_the_limit() -> None:
     with small_limits() as folder:
         staging = Staging(folder)

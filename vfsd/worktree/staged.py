@@ -97,8 +97,9 @@ class StagedFile:
 
     def _settle(self) -> None:
         """Have all bytes on disk that are to be there, or say why they are not."""
-        if self._refused is not None:
-            offset, data = self._refused
+        refused = self._refused  # a commit may read it, in a thread
+        if refused is not None:
+            offset, data = refused
             write_all(self._fd, data, offset)
             self._refused = None
 
@@ -170,6 +171,7 @@ class StagedFile:
 
     def successor(self) -> StagedFile:
         """A copy that may be changed while a commit reads this one; NotCached(load) when copying takes time."""
+        self._settle()
         found = self._successor
         if found is not None and found.version != self.version:
             found.discard()  # of an earlier commit, and never taken
@@ -226,9 +228,10 @@ class StagedFile:
 
     def duplicate(self) -> int:
         """A descriptor, for the caller to close, of a file that has all bytes at their places; -1 if there is none, or
-        somebody reads them already. Bytes that are there stay, unless they are written over."""
+        somebody reads them already. Bytes that are there stay, unless they are written over. OSError."""
         if self.frozen or self.base is not None or self._memory is not None or self._in_segment or self._fd < 0:
             return -1
+        self._settle()
         return os.dup(self._fd) if self.extents.ranges() == [(0, self.size)] else -1
 
     # Durability
