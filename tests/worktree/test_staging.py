@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import resource
 import tempfile
@@ -391,7 +392,7 @@ def test_a_file_that_the_disk_refuses_from_its_first_byte_on_leaves_nothing() ->
                     file.write(1000, b"b" * staged_module.SMALL)
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
-        assert os.listdir(folder) == [] and len(os.listdir("/proc/self/fd")) == descriptors
+        assert os.listdir(folder) == [] and len(os.listdir("/proc/self/fd")) <= descriptors
         file.write(1000, b"b" * staged_module.SMALL)
         assert whole(file) == b"a" * 1000 + b"b" * staged_module.SMALL
         staging.close()
@@ -401,6 +402,7 @@ def test_files_for_which_there_is_no_descriptor_are_not_counted() -> None:
     with tempfile.TemporaryDirectory() as folder:
         staging = Staging(folder, files=3)
         before = resource.getrlimit(resource.RLIMIT_NOFILE)
+        gc.collect()  # what it closes would leave descriptors free below the last one
         with open("/dev/null", "rb") as last:
             resource.setrlimit(resource.RLIMIT_NOFILE, (last.fileno(), before[1]))
             try:
